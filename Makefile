@@ -1,0 +1,49 @@
+# What a person types. Everything runs in .venv, which `make setup` creates; it need not be activated.
+
+PYTHON ?= python3
+PORT ?= 5000
+PARAMS ?=
+BIN := .venv/bin
+
+include .env
+export DVC_NO_ANALYTICS MLFLOW_DISABLE_TELEMETRY DO_NOT_TRACK PREFECT_SERVER_ANALYTICS_ENABLED
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check ui
+
+help: ## Show this list
+	@echo "longtail: long-tailed recognition as one reproducible workflow"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@echo
+	@echo "  make run PARAMS=FILE   run another params file, in a clone of its own under .longtail/runs"
+	@echo "  make ui PORT=5001      another port; make setup PYTHON=python3.12: another Python (3.11 or newer)"
+
+setup: .venv/.installed ## Create .venv and install everything into it (once; a few minutes)
+	@:
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is missing or older than 3.11. Install a newer one, or name it: make setup PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[workflow,dev]'
+	@touch $@
+
+run: setup ## Train what params.yaml says (only what changed) and print the leaderboard
+	@$(BIN)/python -m $(if $(PARAMS),pipelines.clone "$(PARAMS)",pipelines.repro)
+
+test: setup ## Run the tests
+	@$(BIN)/python -m pytest
+
+check: setup ## Lint, check the formatting, check the types (ruff, mypy --strict)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+ui: setup ## Open MLflow on the results (stop it with Ctrl-C)
+	@test -f mlflow.db || { echo "No results yet: mlflow.db does not exist. Run 'make run' first." >&2; exit 2; }
+	@echo "MLflow: http://127.0.0.1:$(PORT)"
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
