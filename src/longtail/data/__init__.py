@@ -1,0 +1,1 @@
+"""Images in, a long-tailed split out."""

@@ -1,0 +1,97 @@
+"""Samplers: frequencies from the formula, the class-aware cycle from its definition."""
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from longtail.data.sampling import Sampler, epoch_indices
+from longtail.seeding import generator
+
+COUNTS = [40, 0, 9, 3, 1]
+NAMES: tuple[Sampler, ...] = get_args(Sampler)
+
+
+def labels_of(counts: list[int]) -> Tensor:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return labels[torch.randperm(len(labels), generator=generator(0, "labels"))]
+
+
+def draw(name: Sampler, counts: list[int], length: int, seed: int = 0) -> Tensor:
+    return epoch_indices(name, labels_of(counts), torch.tensor(counts), length, generator(seed, name), 0.0)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any), st.integers(1, 200), st.sampled_from(NAMES))
+def test_an_epoch_has_the_length_asked_for_and_valid_indices(counts: list[int], length: int, name: Sampler) -> None:
+    indices = draw(name, counts, length)
+    assert indices.dtype == torch.int64 and indices.shape == (length,)
+    assert indices.min() >= 0 and indices.max() < sum(counts)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any), st.integers(0, 100))
+def test_instance_balanced_shows_every_image_once(counts: list[int], seed: int) -> None:
+    assert draw("instance_balanced", counts, sum(counts), seed).sort().values.tolist() == list(range(sum(counts)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_seeds_draw_equally_and_others_do_not(name: Sampler) -> None:
+    assert torch.equal(draw(name, COUNTS, 53, 1), draw(name, COUNTS, 53, 1))
+    assert not torch.equal(draw(name, COUNTS, 53, 1), draw(name, COUNTS, 53, 2))
+
+
+@pytest.mark.parametrize("name, power", [("square_root", 0.5), ("class_balanced", 0.0), ("reversed", -1.0)])
+def test_classes_are_drawn_by_the_power_of_their_count(name: Sampler, power: float) -> None:
+    length, labels = 20_000, labels_of(COUNTS)
+    weights = [n**power if n else 0.0 for n in COUNTS]
+    indices = draw(name, COUNTS, length)
+    drawn = torch.bincount(labels[indices], minlength=len(COUNTS)).tolist()
+    for observed, weight in zip(drawn, weights, strict=True):
+        p = weight / sum(weights)
+        assert abs(observed - length * p) <= 5 * (length * p * (1 - p)) ** 0.5
+    images = torch.bincount(indices, minlength=sum(COUNTS))
+    for label, n in enumerate(COUNTS):
+        if n:
+            mean = drawn[label] / n
+            assert ((images[labels == label] - mean).abs() <= 5 * mean**0.5).all()  # uniform inside the class
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=8).filter(any), st.integers(1, 150), st.integers(0, 50))
+def test_class_aware_cycles_over_classes_and_over_their_images(counts: list[int], length: int, seed: int) -> None:
+    labels, indices = labels_of(counts), draw("class_aware", counts, length, seed).tolist()
+    visits = [indices[i : i + 4] for i in range(0, length, 4)]
+    visited = [int(labels[visit[0]]) for visit in visits]
+    for visit, label in zip(visits, visited, strict=True):
+        assert all(labels[index] == label for index in visit)  # four in a row from one class
+    present = sum(n > 0 for n in counts)
+    for start in range(0, len(visited), present):
+        turn = visited[start : start + present]
+        assert len(set(turn)) == len(turn)  # every class once before any comes again
+    for label, n in enumerate(counts):
+        shown = [index for index in indices if labels[index] == label]
+        for start in range(0, len(shown), max(n, 1)):
+            cycle = shown[start : start + n]
+            assert len(set(cycle)) == len(cycle)  # every image of the class once before any comes again
+
+
+def test_class_aware_shuffles_each_cycle_anew() -> None:
+    length = 4 * 2 * 30
+    indices, labels = draw("class_aware", [8, 8], length), labels_of([8, 8])
+    shown = indices[labels[indices] == 0]
+    cycles = {tuple(cycle) for cycle in shown[: len(shown) // 8 * 8].view(-1, 8).tolist()}
+    assert len(cycles) > 10
+    turns = {tuple(turn) for turn in labels[indices[::4]].view(-1, 2).tolist()}
+    assert turns == {(0, 1), (1, 0)}
+
+
+def test_class_aware_orders_are_uniform() -> None:
+    """All 6 orders of a class of 3 images come equally often."""
+    seen: dict[tuple[int, ...], int] = {}
+    for seed in range(300):
+        order = tuple(draw("class_aware", [3], 3, seed).tolist())
+        seen[order] = seen.get(order, 0) + 1
+    assert len(seen) == 6
+    assert all(abs(times - 50) <= 5 * 50**0.5 for times in seen.values())
