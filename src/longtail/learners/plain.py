@@ -1,0 +1,39 @@
+"""Plain learning: minimise the objective on batches of one sampler.
+
+Source    the stage one of decoupled training, Kang et al., ICLR 2020, arXiv:1910.09217
+Differs   nothing
+Limits    every other learner becomes this one when its own parts are switched off
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from longtail.models.network import Network
+from longtail.objective import Objective
+from longtail.spec import Spec
+
+
+class Plain(Spec):
+    """Minimise the objective of logits and labels."""
+
+    name: Literal["plain"] = "plain"
+
+    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+        """Return the module that `fit` trains."""
+        return PlainStep(network, objective)
+
+
+class PlainStep(nn.Module):
+    """objective(network(images), labels)."""
+
+    def __init__(self, network: Network, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, batch: Any, *, progress: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the scalar to minimise for a batch of images (B, C, H, W) and labels (B,)."""
+        images, labels = batch
+        loss: Tensor = self.objective(self.network(images), labels, progress)
+        return loss

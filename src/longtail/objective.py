@@ -1,0 +1,69 @@
+"""From losses per sample to the number that is minimised: re-weighting and the weighted mean."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from longtail.losses import Loss
+from longtail.spec import Spec
+
+
+class Reweighting(Spec):
+    """Class-balanced weights by the effective number of samples, optionally deferred (DRW).
+
+        w_k proportional to (1 - beta) / (1 - beta^n_k), normalised to mean 1 over the K classes
+
+    Source    Cui et al., CVPR 2019, arXiv:1901.05555; deferred: Cao et al., NeurIPS 2019, arXiv:1906.07413
+    Limits    beta = 0: no weights; beta = 1: w_k proportional to 1 / n_k
+
+    Args:
+        beta: in [0, 1]; 0.9999 in the published tables.
+        start: progress at which the weights switch on; 0 for class-balanced, 0.8 for DRW.
+    """
+
+    beta: float = Field(ge=0, le=1)
+    start: float = Field(ge=0, le=1)
+
+    def class_weights(self, class_counts: Tensor) -> Tensor:
+        """Return (K,) float64 weights with mean 1 for training counts (K,), all positive."""
+        counts = class_counts.double()
+        if self.beta == 1:
+            inverse = 1 / counts
+        else:  # expm1 keeps the digits that 1 - beta^n loses for beta near 1
+            inverse = -(1 - self.beta) / torch.expm1(counts * torch.log(torch.tensor(self.beta, dtype=torch.float64)))
+        return inverse / inverse.mean()
+
+
+class Objective(nn.Module):
+    """sum(w * loss) / sum(w), as torch weighs a mean.
+
+    Args:
+        loss: a member of the `Loss` union.
+        reweighting: class weights, or None.
+        class_counts: (K,) training images per class.
+    """
+
+    class_counts: Tensor
+    class_weights: Tensor
+
+    def __init__(self, loss: Loss, reweighting: Reweighting | None, class_counts: Tensor) -> None:
+        super().__init__()
+        self.loss = loss
+        self.start = reweighting.start if reweighting else 1.0
+        weights = reweighting.class_weights(class_counts) if reweighting else torch.ones(len(class_counts))
+        self.register_buffer("class_counts", class_counts.clone(), persistent=False)
+        self.register_buffer("class_weights", weights.float(), persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor, progress: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the scalar to minimise, in nats.
+
+        Args:
+            logits: (B, K).
+            labels: (B,) int64.
+            progress: 0-d, share of training done in [0, 1).
+            weights: (B,) per-sample weights multiplied with the class weights, or None.
+        """
+        losses = self.loss(logits, labels, self.class_counts, progress)
+        w = torch.where(progress >= self.start, self.class_weights[labels], 1.0).to(losses.dtype)
+        w = w if weights is None else w * weights
+        return (w * losses).sum() / w.sum()

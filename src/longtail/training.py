@@ -1,0 +1,279 @@
+"""THE loop: one `fit` for both stages. It owns speed, resume and determinism, and nothing of any method."""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Self
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from longtail.data.augmentation import Augmentation
+from longtail.progress import EpochProgress
+from longtail.seeding import generator, seeded
+from longtail.spec import InputError, Spec
+
+History = dict[str, float | list[float]]
+
+
+class CosineSchedule(Spec):
+    """lr falls as half a cosine from the end of the warm-up to zero after the last epoch."""
+
+    name: Literal["cosine"] = "cosine"
+
+    def multiplier(self, t: float, after_warmup: float) -> float:
+        """Return lr / base lr; `after_warmup` is the share of the epochs behind the warm-up that is done."""
+        return 0.5 * (1 + math.cos(math.pi * after_warmup))
+
+
+class StepSchedule(Spec):
+    """lr is multiplied by gamma at each milestone (a share of all epochs), cumulatively: 0.01 twice is 1e-4."""
+
+    name: Literal["step"] = "step"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+    gamma: float = Field(gt=0, le=1)
+
+    def multiplier(self, t: float, after_warmup: float) -> float:
+        """Return lr / base lr at progress t."""
+        return self.gamma ** sum(t >= milestone for milestone in self.milestones)
+
+
+class ConstantSchedule(Spec):
+    """lr stays."""
+
+    name: Literal["constant"] = "constant"
+
+    def multiplier(self, t: float, after_warmup: float) -> float:
+        """Return 1."""
+        return 1.0
+
+
+Schedule = Annotated[CosineSchedule | StepSchedule | ConstantSchedule, Field(discriminator="name")]
+
+
+class Optimisation(Spec):
+    """SGD and its schedule, for either stage; the learning rate is constant within an epoch.
+
+    Args:
+        lr: base learning rate; epoch e < warmup has (e + 1) / warmup of it.
+        warmup: epochs.
+    """
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    momentum: float = Field(ge=0, lt=1)
+    nesterov: bool
+    weight_decay: float = Field(ge=0)
+    warmup: int = Field(ge=0)
+    schedule: Schedule
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov is true, but momentum is 0; set momentum above 0, or nesterov: false")
+        return self
+
+    def lr_at(self, epoch: int) -> float:
+        """Return the learning rate of an epoch (0-based)."""
+        if epoch < self.warmup:
+            return self.lr * (epoch + 1) / self.warmup
+        after_warmup = (epoch - self.warmup) / max(self.epochs - self.warmup, 1)
+        return self.lr * self.schedule.multiplier(epoch / self.epochs, after_warmup)
+
+
+class Plan(Optimisation):
+    """Stage one: the optimisation, what happens to the images, and how the hardware is used.
+
+    Args:
+        precision: `auto` is bfloat16 autocast where the hardware multiplies in it, else float32.
+        compile: `auto` compiles where the plan is long enough to pay for it and a C++ compiler exists.
+        validate_every: epochs between validation accuracies in the learning curve (0: only after the last); they
+            are drawn, never used to choose anything.
+    """
+
+    augmentation: Augmentation
+    precision: Literal["auto", "float32", "bfloat16"]
+    compile: Literal["auto", "on", "off"]
+    validate_every: int = Field(ge=0)
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+class Batches(Protocol):
+    """Where a loop's batches come from; every draw inside derives from a seed and the epoch."""
+
+    def epoch(self, epoch: int) -> Iterable[tuple[Any, ...]]:
+        """Yield the steps of an epoch (0-based): one batch (a NamedTuple of tensors) per sampler."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must survive a restart beyond the seed (GLAG's beta)."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned, on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how a fit runs: never what it computes.
+
+    Args:
+        name: what the progress line calls it, such as `train@ce seed 0`.
+        seed: the training seed; every draw derives from it.
+        checkpoint: file that holds the last finished epoch, or None to keep none.
+        log: called with each new row of the history.
+        precision: dtype of autocast; float32 is none.
+        compiled: whether the network was compiled for batches of exactly the plan's size.
+    """
+
+    name: str
+    seed: int
+    device: torch.device
+    checkpoint: Path | None = None
+    log: Callable[[History], None] = lambda row: None
+    precision: torch.dtype = torch.float32
+    compiled: bool = False
+
+    def with_log(self, log: Callable[[History], None]) -> "Run":
+        """Return the same run, logging elsewhere."""
+        return replace(self, log=log)
+
+
+def fit(
+    step: nn.Module,
+    batches: Batches,
+    plan: Optimisation,
+    run: Run,
+    evaluate: Callable[[int], History] | None = None,
+) -> list[History]:
+    """Train `step` for the plan's epochs, continuing from the run's checkpoint if there is one.
+
+    Args:
+        step: `step(*batches, progress=, generator=)` returns the scalar to minimise; its state_dict is everything it
+            remembers. It may define `groups()`: parameter groups, each with an `lr_factor`.
+        batches: see `Batches`; they are moved to the device here, uint8 images become float32 in [0, 1].
+        evaluate: called with each finished epoch, in eval mode; its numbers join the history.
+
+    Returns:
+        One row per epoch: epoch, loss (mean over steps, nats), lr, and what `evaluate` returned.
+
+    Raises:
+        InputError: if the loss or a weight stops being a finite number; the checkpoint then stays that of the last
+            good epoch.
+    """
+    step.to(run.device)
+    optimizer = torch.optim.SGD(
+        _groups(step, plan.lr), plan.lr, plan.momentum, nesterov=plan.nesterov, weight_decay=plan.weight_decay
+    )
+    history = _resume(step, optimizer, batches, run)
+    with EpochProgress(run.name, len(history), plan.epochs) as progress:
+        for epoch in range(len(history), plan.epochs):
+            loss, rows = _epoch(step, optimizer, batches, plan, run, epoch)
+            step.eval()
+            row: History = {
+                "epoch": epoch,
+                "loss": loss,
+                "lr": plan.lr_at(epoch),
+                **(evaluate(epoch) if evaluate else {}),
+            }
+            history.append(row)
+            _save(step, optimizer, batches, run, history)  # before the log: what was seen in a log is never lost
+            run.log(row)
+            progress.advance(epoch, rows, loss)
+    step.eval()
+    return history
+
+
+def _epoch(
+    step: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, plan: Optimisation, run: Run, epoch: int
+) -> tuple[float, int]:
+    step.train()
+    for group in optimizer.param_groups:
+        group["lr"] = plan.lr_at(epoch) * group["lr_factor"]
+    t = torch.tensor(epoch / plan.epochs, dtype=torch.float64, device=run.device)
+    draws = generator(run.seed, "step", epoch)
+    total, steps, rows = torch.zeros((), device=run.device), 0, 0
+    autocast = torch.autocast(run.device.type, run.precision, enabled=run.precision != torch.float32)
+    with seeded(run.seed, "layers", epoch):  # dropout and its like know only torch's global generator
+        for batch in batches.epoch(epoch):
+            moved = tuple(_to_device(part, run.device) for part in batch)
+            # One graph for one shape: a last, shorter batch runs eagerly instead of being compiled for.
+            short = run.compiled and len(moved[0][0]) != plan.batch_size
+            with torch.compiler.set_stance("force_eager") if short else nullcontext(), autocast:
+                loss = step(*moved, progress=t, generator=draws)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+            steps, rows = steps + 1, rows + len(moved[0][0])
+    mean = float(total / max(steps, 1))
+    _check_finite(step, mean, plan, run, epoch)
+    return mean, rows
+
+
+def _check_finite(step: nn.Module, loss: float, plan: Optimisation, run: Run, epoch: int) -> None:
+    # The weights too: the last step of an epoch may spoil them, and after the last epoch no loss would tell.
+    finite_weights = all(bool(parameter.isfinite().all()) for parameter in step.parameters())
+    if not math.isfinite(loss) or not finite_weights:
+        what = "weights are no longer finite numbers" if math.isfinite(loss) else f"loss became {loss}"
+        raise InputError(
+            f"{run.name}: the {what} in epoch {epoch}. "
+            f"Lower the learning rate of its plan (lr: {plan.lr:g}) or lengthen its warmup ({plan.warmup})."
+        )
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    return type(batch)(*(_ready(tensor.to(device, non_blocking=True)) for tensor in batch))
+
+
+def _ready(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.uint8:
+        tensor = tensor.float().div_(255)
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _groups(step: nn.Module, lr: float) -> list[dict[str, Any]]:
+    groups: Any = getattr(step, "groups", None)
+    if groups:
+        return [{**group, "lr": lr * group["lr_factor"]} for group in groups()]
+    return [{"params": [p for p in step.parameters() if p.requires_grad], "lr_factor": 1.0}]
+
+
+def _save(
+    step: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, run: Run, history: list[History]
+) -> None:
+    if run.checkpoint is None:
+        return
+    run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "step": step.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "batches": batches.state_dict(),
+        "history": history,
+        "threads": torch.get_num_threads(),
+    }
+    temporary = run.checkpoint.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(run.checkpoint)
+
+
+def _resume(step: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, run: Run) -> list[History]:
+    if run.checkpoint is None or not run.checkpoint.exists():
+        return []
+    state = torch.load(run.checkpoint, map_location="cpu", weights_only=True)  # step and optimizer copy to the device
+    step.load_state_dict(state["step"])
+    optimizer.load_state_dict(state["optimizer"])
+    batches.load_state_dict(state["batches"])
+    torch.set_num_threads(state["threads"])  # sums in another order are other bits
+    history: list[History] = state["history"]
+    print(f"{run.name}: resumed at epoch {len(history)}", flush=True)
+    return history

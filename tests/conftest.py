@@ -1,0 +1,25 @@
+"""What all tests share: one thread, repeatable hypothesis, and the tiny split with a network for it."""
+
+import pytest
+import tiny
+import torch
+from hypothesis import settings
+
+from longtail.data.images import LongTailSplit
+from longtail.models.network import Network
+
+torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
+settings.register_profile("longtail", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("longtail")
+
+
+@pytest.fixture
+def tiny_split() -> LongTailSplit:
+    """Five separable classes of 8x8 colour images with 20, 12, 7, 3 and 1 for training."""
+    return tiny.make_split()
+
+
+@pytest.fixture
+def tiny_network() -> Network:
+    """A fresh network for the tiny split, the same weights every time."""
+    return tiny.make_network()

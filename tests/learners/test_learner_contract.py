@@ -1,0 +1,150 @@
+"""What every learner promises, whatever it does with its batches."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+from unions import members, name_of
+
+from longtail.data.augmentation import Augmentation
+from longtail.data.batches import Batch, ImageBatches
+from longtail.data.sampling import Sampler
+from longtail.learners import Learner
+from longtail.losses.gradual_balanced import GradualBalanced
+from longtail.models.network import Network
+from longtail.objective import Objective, Reweighting
+from longtail.seeding import generator
+from longtail.training import CosineSchedule, History, Optimisation, Run, fit
+
+# At least one row per member, with the samplers that it takes.
+ROWS: list[tuple[dict[str, Any], tuple[Sampler, ...]]] = [({"name": "plain"}, ("instance_balanced",))]
+LEARNERS = {name_of(member): member for member in members(Learner)}
+every_learner = pytest.mark.parametrize(("row", "samplers"), ROWS, ids=[row["name"] for row, _ in ROWS])
+AUGMENTATION = Augmentation(crop="pad", pad=1, flip=True, jitter=0, policy="none", cutout=2)
+PLAN = Optimisation(
+    epochs=4,
+    batch_size=16,
+    lr=0.05,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,
+    warmup=1,
+    schedule=CosineSchedule(),
+)
+
+
+class Killed(BaseException):
+    """Like KeyboardInterrupt."""
+
+
+def step_for(row: dict[str, Any], network: Network) -> nn.Module:
+    loss, deferred = GradualBalanced(form="convex", s=1, c=2), Reweighting(beta=0.99, start=0.5)
+    step: nn.Module = LEARNERS[row["name"]](**row).step_for(
+        network, Objective(loss, deferred, torch.tensor(tiny.COUNTS))
+    )
+    return step
+
+
+def batches_for(samplers: tuple[Sampler, ...], seed: int = 0) -> ImageBatches:
+    return ImageBatches(tiny.make_split().train, samplers, 16, AUGMENTATION, PLAN.epochs, seed)
+
+
+def ready(batch: Batch) -> Batch:
+    return Batch(batch.images / 255, batch.labels)
+
+
+def train(
+    row: dict[str, Any], samplers: tuple[Sampler, ...], seed: int = 0, **more: Any
+) -> tuple[nn.Module, list[History]]:
+    step = step_for(row, tiny.make_network(seed))
+    where = Run(name="train@tiny seed 0", seed=seed, device=torch.device("cpu"), **more)
+    return step, fit(step, batches_for(samplers, seed), PLAN, where)
+
+
+def bits(step: nn.Module) -> dict[str, bytes]:
+    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in step.state_dict().items()}
+
+
+def test_every_member_is_under_contract() -> None:
+    missing = set(LEARNERS) - {row["name"] for row, _ in ROWS}
+    assert not missing, f"add a row for {missing} to ROWS"
+
+
+@every_learner
+@pytest.mark.parametrize("t", [0.0, 0.5, 0.99])
+def test_gradients_reach_every_parameter_of_the_network(row: dict[str, Any], samplers: Any, t: float) -> None:
+    network = tiny.make_network()
+    step = step_for(row, network).train()
+    batches = [ready(batch) for batch in next(batches_for(samplers).epoch(0))]
+    loss: Tensor = step(*batches, progress=torch.tensor(t), generator=generator(0, "step"))
+    assert loss.shape == ()
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    names = [name for name, _ in network.named_parameters()]
+    idle = [name for name, gradient in zip(names, gradients, strict=True) if not gradient.any()]
+    assert not idle, f"no gradient reaches {idle}"
+
+
+@every_learner
+def test_a_batch_of_one_class_works(row: dict[str, Any], samplers: Any) -> None:
+    data = tiny.make_split().train
+    assert isinstance(data.images, Tensor)
+    for label in range(5):
+        chosen = data.labels == label
+        batches = [Batch(data.images[chosen] / 255, data.labels[chosen])] * len(samplers)
+        step = step_for(row, tiny.make_network()).train()
+        assert step(*batches, progress=torch.tensor(0.9), generator=generator(0, "step")).isfinite()
+
+
+@every_learner
+def test_batches_are_not_changed(row: dict[str, Any], samplers: Any) -> None:
+    batches = [ready(batch) for batch in next(batches_for(samplers).epoch(0))]
+    before = [(batch.images.clone(), batch.labels.clone()) for batch in batches]
+    step_for(row, tiny.make_network()).train()(*batches, progress=torch.tensor(0.9), generator=generator(0, "step"))
+    for (images, labels), batch in zip(before, batches, strict=True):
+        assert images.equal(batch.images)
+        assert labels.equal(batch.labels)
+
+
+@every_learner
+def test_equal_seeds_give_equal_bits_and_others_do_not(row: dict[str, Any], samplers: Any) -> None:
+    before = torch.get_rng_state()
+    (first, rows), (again, same_rows), (other, _) = (train(row, samplers, seed) for seed in (0, 0, 1))
+    assert bits(first) == bits(again)
+    assert rows == same_rows
+    assert bits(first) != bits(other)
+    assert torch.get_rng_state().equal(before)
+
+
+@every_learner
+@pytest.mark.parametrize("last", range(3))
+def test_a_killed_run_ends_with_the_bits_of_an_uninterrupted_one(
+    row: dict[str, Any], samplers: Any, last: int, tmp_path: Path
+) -> None:
+    def log(history_row: History) -> None:
+        if history_row["epoch"] == last:
+            raise Killed
+
+    checkpoint = tmp_path / "seed_0.pt"
+    with pytest.raises(Killed):
+        train(row, samplers, checkpoint=checkpoint, log=log)
+    resumed, rows = train(row, samplers, checkpoint=checkpoint)
+    whole, same_rows = train(row, samplers)
+    assert bits(resumed) == bits(whole)
+    assert rows == same_rows
+
+
+@every_learner
+def test_it_trains_the_network_it_was_given_and_leaves_no_trace_in_it(row: dict[str, Any], samplers: Any) -> None:
+    network = tiny.make_network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    step = step_for(row, network)
+    fit(step, batches_for(samplers), PLAN, Run(name="tiny", seed=0, device=torch.device("cpu")))
+    after = network.state_dict()
+    assert list(after) == list(before)
+    assert {name for name, tensor in after.items() if tensor.equal(before[name])} == {
+        "stages.0.0.mean",
+        "stages.0.0.std",
+    }

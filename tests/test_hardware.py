@@ -1,0 +1,58 @@
+"""Device, precision and compilation follow from the plan and the machine."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from longtail import hardware
+from longtail.params import load_params
+from longtail.spec import InputError
+from longtail.training import Plan
+
+PLAN = load_params(Path(__file__).parent.parent / "params.yaml").plan
+CPU = torch.device("cpu")
+
+
+def plan(**changes: object) -> Plan:
+    return Plan.model_validate({**PLAN.model_dump(), **changes})
+
+
+def test_the_device_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAIL_DEVICE", "cpu")
+    assert hardware.select_device() == CPU
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAIL_DEVICE", "cuda")
+    with pytest.raises(InputError, match="LONGTAIL_DEVICE"):
+        hardware.select_device()
+
+
+def test_precision_is_what_the_plan_says_or_what_the_hardware_multiplies_in() -> None:
+    assert hardware.select_precision(plan(precision="float32"), CPU) == torch.float32
+    assert hardware.select_precision(plan(precision="bfloat16"), CPU) == torch.bfloat16
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    expected = torch.bfloat16 if "bf16" in flags else torch.float32
+    assert hardware.select_precision(plan(precision="auto"), CPU) == expected
+
+
+def test_long_plans_compile_and_short_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_can_compile", lambda: True)
+    published, smoke = plan(epochs=200, compile="auto"), plan(epochs=2, compile="auto")
+    assert hardware.should_compile(published, 10_847, 32, CPU)
+    assert not hardware.should_compile(smoke, 10_847, 32, CPU)
+    assert hardware.should_compile(plan(epochs=2, compile="on"), 10_847, 32, CPU)
+    assert not hardware.should_compile(plan(epochs=200, compile="off"), 10_847, 32, CPU)
+
+
+def test_without_a_compiler_training_is_eager_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hardware, "_said", set())
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    for _ in range(2):
+        assert not hardware.should_compile(plan(compile="on"), 10, 8, CPU)
+    assert capsys.readouterr().out.count("g++") == 1
