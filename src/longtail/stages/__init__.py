@@ -1,0 +1,1 @@
+"""The DVC stages: each reads, calls one function, writes. `python -m longtail.stages.<stage> [ROW]`."""

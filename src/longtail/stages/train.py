@@ -1,0 +1,71 @@
+"""Stage `train@<representation>`: a split in, one trained network per seed out."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model
+
+from longtail.data.batches import ImageBatches
+from longtail.data.images import LongTailSplit
+from longtail.data.split_files import load_split
+from longtail.features import validation_accuracy
+from longtail.hardware import select_device, select_precision, should_compile
+from longtail.models.network import Network
+from longtail.models.saved import NetworkDescription, save_weights
+from longtail.objective import Objective
+from longtail.stages.job import Job, run_stage
+from longtail.training import History, Run, fit
+from longtail.workspace import checkpoints, code_digest, digest_of
+
+
+def train(job: Job) -> None:
+    """Train the row's representation once per seed."""
+    split = load_split(Path("data/split"))
+    job.track.dataset(split)
+    row, plan = job.params.representations[job.row], job.params.plan_of(job.row)
+    description = NetworkDescription.of(job.params.network_of(job.row), split)
+    device = select_device()
+    precision = select_precision(plan, device)
+    compiled = should_compile(plan, len(split.train), description.image_size, device)
+    how = (str(precision), compiled, device.type)
+    identity = digest_of(job.name, row.model_dump(), plan.model_dump(), description.model_dump(), how, split.digest)
+    with checkpoints(digest_of(identity, code_digest())) as folder:
+        for seed in job.params.seeds:
+            run = Run(
+                name=f"{job.name} seed {seed}",
+                seed=seed,
+                device=device,
+                checkpoint=folder / f"seed_{seed}.pt",
+                log=partial(job.track.log, seed),
+                precision=precision,
+                compiled=compiled,
+            )
+            network, history = _train_seed(job, description, split, run)
+            job.write_history(seed, history)
+            save_weights(network, job.folder(seed) / "weights.safetensors")
+        description.save(job.out)
+
+
+def _train_seed(
+    job: Job, description: NetworkDescription, split: LongTailSplit, run: Run
+) -> tuple[Network, list[History]]:
+    row, plan = job.params.representations[job.row], job.params.plan_of(job.row)
+    network = description.build(run.seed)
+    if row.start_from != "data/split":
+        load_model(network, Path(row.start_from) / f"seed_{run.seed}" / "weights.safetensors")
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if run.compiled:
+        network.compile(dynamic=False)  # in place: the state's keys stay those of a plain network
+    step = row.learner.step_for(network, Objective(row.loss, row.reweighting, split.class_counts))
+    batches = ImageBatches(split.train, row.samplers, plan.batch_size, plan.augmentation, plan.epochs, run.seed)
+
+    def validate(epoch: int) -> History:
+        due = epoch + 1 == plan.epochs or (plan.validate_every and (epoch + 1) % plan.validate_every == 0)
+        return {"val_accuracy": validation_accuracy(network, split.val, run.device)} if due and len(split.val) else {}
+
+    return network, fit(step, batches, plan, run, validate)
+
+
+if __name__ == "__main__":
+    run_stage("train", "models/{row}", train)
