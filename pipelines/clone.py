@@ -1,0 +1,162 @@
+"""Run another params file in a clone of its own, beside whatever the workspace holds.
+
+    make run PARAMS=benchmarks/cifar100_lt.yaml
+
+The clone lies in the git-ignored .longtail/runs/<name>. It trains the code of HEAD, shares this repository's DVC cache
+(what was ever trained is not trained twice), MLflow database, checkpoints and raw data, and its reports come back to
+benchmarks/results/<name>/. Running the same file again continues in the same clone.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from filelock import FileLock
+
+from pipelines.failures import PipelineError, UserError, failure_of
+from pipelines.processes import run
+from pipelines.repro import DVC, reproduce, show_leaderboard, stop_on_sigterm
+
+CODE = ("src", "dvc.yaml")  # what a clone trains with, besides the params file
+RAW = Path("data") / "raw"
+ASSIGNMENT = Path("data") / "assignment.csv"
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Run git in root and return what it prints.
+
+    Raises:
+        PipelineError: git failed; its own words.
+    """
+    finished = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise PipelineError(f"git {arguments[0]} failed: {finished.stderr.strip()}")
+    return finished.stdout.strip()
+
+
+def check_request(root: Path, params: Path) -> None:
+    """Refuse what cannot give a result that a commit stands for.
+
+    Raises:
+        UserError: there is no such file, or the code differs from HEAD.
+    """
+    if not params.is_file():
+        raise UserError(f"PARAMS is '{params}', which is not a file. Name a params file, such as benchmarks/NAME.yaml.")
+    if changed := git(root, "status", "--porcelain", "--untracked-files=all", "--", *CODE):
+        files = ", ".join(line.split()[-1] for line in changed.splitlines())
+        raise UserError(f"PARAMS runs the committed code, but {files} differ from HEAD. Commit or undo them first.")
+
+
+def update_clone(root: Path, clone: Path, params: Path) -> None:
+    """Make or refresh a clone: the code of HEAD, this params file, its own dvc.lock if it has one.
+
+    Raises:
+        UserError: the clone belongs to another params file of the same name.
+    """
+    if not (clone / ".git").is_dir():
+        git(root, "clone", "--quiet", str(root), str(clone))
+        git(clone, "config", "longtail.params", str(params))
+    if (owner := git(clone, "config", "longtail.params")) != str(params):
+        raise UserError(
+            f"PARAMS is '{params}', but {clone.name} is the clone of '{owner}'. Rename one of the two files."
+        )
+    lock = clone / "dvc.lock"
+    own_lock = lock.read_bytes() if lock.exists() else None
+    git(clone, "update-index", "--no-skip-worktree", "params.yaml")
+    git(clone, "fetch", "--quiet", "origin", "HEAD")
+    git(clone, "checkout", "--quiet", "--force", "--detach", git(root, "rev-parse", "HEAD"))
+    if own_lock is not None:
+        lock.write_bytes(own_lock)
+    shutil.copyfile(params, clone / "params.yaml")
+    if _is_committed(root, params):  # then the commit says everything, and the clone is not dirty
+        git(clone, "update-index", "--skip-worktree", "params.yaml")
+
+
+def _is_committed(root: Path, file: Path) -> bool:
+    return (
+        file.is_relative_to(root)
+        and bool(git(root, "ls-files", str(file)))
+        and not git(root, "status", "-s", str(file))
+    )
+
+
+def share(root: Path, clone: Path) -> None:
+    """Let a clone use this repository's DVC configuration, DVC cache, raw data and the sides of its images."""
+    local = root / ".dvc" / "config.local"
+    if local.exists():
+        shutil.copyfile(local, clone / ".dvc" / "config.local")
+    _dvc(clone, "cache", "dir", "--local", _dvc(root, "cache", "dir"))
+    if data := git(clone, "ls-files", "*.dvc").splitlines():
+        _dvc(clone, "checkout", *data)
+    raw = root / RAW
+    for source in raw.iterdir() if raw.is_dir() else ():
+        target = clone / RAW / source.name
+        if not target.exists() and not target.with_name(f"{target.name}.dvc").exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)  # a link to what has gone
+            target.symlink_to(source)
+    _copy(root / ASSIGNMENT, clone / ASSIGNMENT)
+
+
+def _dvc(root: Path, *arguments: str) -> str:
+    finished = run([*DVC, *arguments], root, len, extra={})
+    if failure := failure_of(finished, f"dvc {arguments[0]}"):
+        raise failure
+    return finished.output.strip()
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def bring_back(clone: Path, results: Path) -> None:
+    """Copy a clone's reports to results, in place of what lay there."""
+    shutil.rmtree(results, ignore_errors=True)
+    ignore = shutil.ignore_patterns(".gitignore")
+    shutil.copytree(clone / "reports", results, copy_function=shutil.copyfile, ignore=ignore)
+
+
+def run_file(root: Path, params: Path) -> Path:
+    """Run a params file in its clone and return the folder of its reports.
+
+    Raises:
+        PipelineError: what failed, by whose fault.
+    """
+    check_request(root, params)
+    clone, results = root / ".longtail" / "runs" / params.stem, root / "benchmarks" / "results" / params.stem
+    clone.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(clone.with_suffix(".lock")):
+        update_clone(root, clone, params)
+        share(root, clone)
+        print(f"{params.name} runs in {clone.relative_to(root)}.", flush=True)
+        try:
+            reproduce(clone, {"LONGTAIL_HOME": str(root)})
+        finally:
+            _copy(clone / ASSIGNMENT, root / ASSIGNMENT)  # a side once given stays, whatever came of the run
+        bring_back(clone, results)
+    return results
+
+
+def main() -> int:
+    """Run the params file that the command line names and return the exit code."""
+    stop_on_sigterm()
+    root = Path.cwd()
+    try:
+        results = run_file(root, Path(sys.argv[1]).resolve())
+    except PipelineError as failure:
+        print(failure, file=sys.stderr)
+        return failure.exit_code
+    except KeyboardInterrupt:
+        print("Stopped. Run it again to continue from the last epoch.", file=sys.stderr)
+        return 130
+    show_leaderboard(results)
+    print(f"\nReports and plots: {os.path.relpath(results, root)}. All runs: make ui.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_project import git
+
+from pipelines.clone import run_file, update_clone
+from pipelines.failures import PipelineError, UserError
+
+pytest_plugins = ["pipeline_fixtures"]
+
+
+@pytest.fixture
+def long_run(project: Path) -> Path:
+    """A committed params file for a longer run."""
+    (project / "benchmarks").mkdir()
+    params = project / "benchmarks" / "long.yaml"
+    params.write_text((project / "params.yaml").read_text().replace("epochs: ", "epochs: 1"))
+    assert params.read_text() != (project / "params.yaml").read_text()
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message=a long run")
+    return params
+
+
+def make(project: Path, params: str) -> subprocess.CompletedProcess[str]:
+    """What `make run PARAMS=...` starts."""
+    command = [sys.executable, "-m", "pipelines.clone", params]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+
+
+def test_a_params_file_runs_beside_the_workspace_and_reports_back(project: Path, long_run: Path) -> None:
+    (project / "data" / "raw" / "photos").mkdir(parents=True)
+    first = make(project, "benchmarks/long.yaml")
+    assert first.returncode == 0, first.stderr
+    assert "| ce | 50 % |" in first.stdout
+    assert "| ce | 50 % |" in (project / "benchmarks" / "results" / "long" / "leaderboard.md").read_text()
+    assert not (project / "models").exists()
+    clone = project / ".longtail" / "runs" / "long"
+    assert (clone / "params.yaml").read_text() == long_run.read_text()
+    assert (clone / "data" / "raw" / "photos").is_dir()
+    assert "params.yaml" not in git(clone, "status", "--porcelain")  # the commit says everything
+
+    again = make(project, "benchmarks/long.yaml")
+    assert again.returncode == 0
+    assert "working on" not in again.stdout
+    shutil.rmtree(clone)
+    anew = make(project, "benchmarks/long.yaml")
+    assert anew.returncode == 0, anew.stderr
+    assert "working on train" not in anew.stdout  # the cache is shared
+
+
+def test_a_run_that_failed_continues_in_the_same_clone_with_newer_code(
+    project: Path, long_run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLE", "yes")
+    broken = (
+        (project / "stage.sh")
+        .read_text()
+        .replace("mkdir -p", 'case "$stage$TROUBLE" in reportyes) exit 1; esac\nmkdir -p')
+    )
+    (project / "stage.sh").write_text(broken)
+    git(project, "commit", "--quiet", "--all", "--message=trouble")
+    with pytest.raises(PipelineError):
+        run_file(project, long_run)
+    assert not (project / "benchmarks" / "results").exists()
+    capfd.readouterr()
+
+    monkeypatch.delenv("TROUBLE")
+    (project / "seed.txt").write_text("| ce | 60 % |\n")
+    git(project, "commit", "--quiet", "--all", "--message=a better seed")
+    results = run_file(project, long_run)
+    assert "| ce | 60 % |" in (results / "leaderboard.md").read_text()
+    run_file(project, long_run)
+    assert capfd.readouterr().out.count("working on train@ce") == 1
+
+
+def test_stages_know_the_repository_they_belong_to_and_its_assigned_images(project: Path, long_run: Path) -> None:
+    (project / "data").mkdir()
+    (project / "data" / "assignment.csv").write_text("old\n")
+    script = (project / "stage.sh").read_text()
+    added = 'test $stage = split && echo "$LONGTAIL_HOME" >>data/assignment.csv || true\n'
+    (project / "stage.sh").write_text(script.replace("mkdir -p", added + "mkdir -p"))
+    git(project, "commit", "--quiet", "--all", "--message=assign")
+    run_file(project, long_run)
+    assert (project / "data" / "assignment.csv").read_text() == f"old\n{project}\n"
+
+
+def test_code_that_is_not_committed_is_refused(project: Path, long_run: Path) -> None:
+    (project / "src" / "new.py").touch()
+    with pytest.raises(UserError, match=r"src/new\.py differ from HEAD"):
+        run_file(project, long_run)
+    assert not (project / ".longtail").exists()
+
+
+def test_two_files_of_one_name_do_not_share_a_clone(project: Path, long_run: Path) -> None:
+    update_clone(project, project / ".longtail" / "runs" / "long", long_run)
+    twin = Path(shutil.copy(long_run, project / "long.yaml"))
+    with pytest.raises(UserError, match="Rename one of the two"):
+        run_file(project, twin)
+
+
+def test_a_file_that_does_not_exist_is_one_sentence_and_exit_code_2(project: Path) -> None:
+    finished = make(project, "benchmarks/none.yaml")
+    assert finished.returncode == 2
+    assert len(finished.stderr.splitlines()) == 1
+    assert "none.yaml', which is not a file" in finished.stderr
