@@ -36,7 +36,7 @@ run: setup ## Train what params.yaml says (only what changed) and print the lead
 	@$(BIN)/python -m $(if $(PARAMS),pipelines.clone "$(PARAMS)",pipelines.repro)
 
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: setup ## Lint, check the formatting, check the types (ruff, mypy --strict)
 	@$(BIN)/ruff check .

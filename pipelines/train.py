@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from pipelines import graph
+from pipelines import stage_graph
 from pipelines.failures import PipelineError, TransientError, failure_of
 from pipelines.processes import run
 from pipelines.repro import DVC, check_params
@@ -85,13 +85,13 @@ def reproduce_stage(stage: str, root: Path, timeout: float | None, parent: str |
     Returns:
         Completed (it ran), Cached (DVC had made these outputs before) or Up to date.
     """
-    before = graph.recorded(root, stage)
+    before = stage_graph.recorded(root, stage)
     extra = {"LONGTAIL_PARENT_RUN": parent} if parent else {}
     with _logged() as log:
         finished = run([*DVC, "repro", "--single-item", stage], root, log, extra=extra, timeout=timeout)
     if failure := failure_of(finished, stage):
         raise failure
-    return Completed(name=_what_happened(finished.output, before == graph.recorded(root, stage)))
+    return Completed(name=_what_happened(finished.output, before == stage_graph.recorded(root, stage)))
 
 
 def _what_happened(output: str, same_record: bool) -> str:
@@ -159,7 +159,7 @@ def train(
     try:
         check(root)
         with _parent_run(f"Prefect flow run {flow_run.name} ({flow_run.id})") as parent:
-            states = {stage: reproduce(stage, root, stage_timeout, parent).name for stage in graph.stages(root)}
+            states = {stage: reproduce(stage, root, stage_timeout, parent).name for stage in stage_graph.stages(root)}
     except PipelineError as failure:
         return Failed(message=str(failure), data=failure)  # raised here, a page of Prefect's own calls would be logged
     _publish(root, {stage: str(name) for stage, name in states.items()})

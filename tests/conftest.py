@@ -1,10 +1,10 @@
 """What all tests share: one thread, repeatable hypothesis, and the tiny split with a network for it."""
 
 import pytest
-import tiny
 import torch
 from hypothesis import settings
 
+import tiny
 from longtail.data.images import LongTailSplit
 from longtail.models.network import Network
 

@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import tiny
 from longtail.data.augmentation import Augmentation
 from longtail.data.images import LabeledImages, LongTailSplit
 from longtail.features import ExtractSpec, FeatureBank, class_means, extract, features_of, validation_accuracy

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from longtail.head_classes import Largest, ManyShot, Share
@@ -32,6 +32,8 @@ def test_published_head_sets_of_cifar(num_classes: int, imbalance: int, many: in
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.floats(0.01, 1))
+@example([9, 1], 0.9)  # reached exactly
+@example([3, 3, 3], 0.5)
 def test_share_is_the_smallest_prefix_that_reaches_it(counts: list[int], share: float) -> None:
     order = sorted(range(len(counts)), key=lambda k: (-counts[k], k))  # ties: the lower label
     head: set[int] = set()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from oracles import adjusted_cross_entropy, class_balanced_weights, gradual_alpha, weighted_mean
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +14,7 @@ from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.objective import Objective, Reweighting
 from longtail.seeding import generator
+from oracles import adjusted_cross_entropy, class_balanced_weights, gradual_alpha, weighted_mean
 
 COUNTS = torch.tensor([500, 81, 20, 3, 1])
 CLASS_BALANCED = Reweighting(beta=0.9999, start=0)

@@ -105,6 +105,12 @@ def test_overrides_merge_key_by_key_and_named_choices_are_replaced() -> None:
     assert params.plan_of("gradual") == base
 
 
+def test_what_adapts_to_validation_needs_validation_images(tmp_path: Path) -> None:
+    message = refused(tmp_path, "data.validation.per_class", 0)
+    assert "data.validation.per_class is 0" in message
+    assert "methods.tau_norm.balancer.tau: 1.0" in message or "methods.glag.balancer.adaptive: false" in message
+
+
 def test_equal_seeds_are_refused(tmp_path: Path) -> None:
     assert "seeds" in refused(tmp_path, "seeds", [0, 0])
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from longtail import plots
+import longtail.plots as plots
 from longtail.evaluation import EvaluationSpec, Metrics, Summary, summarize
 from longtail.plots.accuracy import smoothed
 from longtail.plots.beta import mean_beta

@@ -1,6 +1,7 @@
 """From encoded images to probabilities: what `evaluate` found, whatever the images' format."""
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import tiny
 from longtail.data.images import ImageFiles, LabeledImages, LongTailSplit
 from longtail.data.split import build_split
 from longtail.features import features_of
@@ -25,7 +27,7 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 
 
 def make_predictor(split: LongTailSplit) -> Predictor:
-    """Build a network with random running statistics and a classifier that is not its own, so that nothing is neutral."""
+    """Build a network with random running statistics and a classifier not its own, so that nothing is neutral."""
     description = NetworkDescription.of(load_params(PARAMS).network, split)
     network = description.build(0)
     for module in network.modules():
@@ -34,6 +36,12 @@ def make_predictor(split: LongTailSplit) -> Predictor:
     own = network.classifier.export()
     classifier = Classifier(3 * own.weight, own.bias + 0.1, power=0.5, centre=own.weight.mean(0), unit_norm=True)
     return Predictor(description, network.freeze(), classifier)
+
+
+@cache
+def tiny_predictor() -> Predictor:
+    """Build one predictor for all examples of hypothesis, which takes no function-scoped fixture."""
+    return make_predictor(tiny.make_split())
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +76,9 @@ def test_any_format_size_and_mode_gives_a_distribution(
 ) -> None:
     file_format = "TIFF" if mode == "CMYK" else file_format
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
-    probabilities = Session.predictor().predict([encode(pixels, mode, file_format)])
+    probabilities = tiny_predictor().predict([encode(pixels, mode, file_format)])
     assert probabilities.shape == (1, 5)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(1))
-
-
-class Session:
-    """One predictor for all examples of hypothesis, which takes no function-scoped fixture."""
-
-    made: Predictor | None = None
-
-    @classmethod
-    def predictor(cls) -> Predictor:
-        import tiny
-
-        cls.made = cls.made or make_predictor(tiny.make_split())
-        return cls.made
 
 
 def test_an_image_does_not_depend_on_its_neighbours(tiny_split: LongTailSplit) -> None:

@@ -25,7 +25,16 @@ LAYERS = [
     ["objective"],
     ["progress", "training"],
     ["hardware", "features"],
-    ["learners", "head_classes", "calibration", "confidence", "feature_batches", "feature_generator", "balancers"],
+    [
+        "learners",
+        "head_classes",
+        "calibration",
+        "confidence",
+        "feature_batches",
+        "balanced_union",
+        "feature_generator",
+        "balancers",
+    ],
     ["provenance", "evaluation", "prediction", "leaderboard", "plots"],
     ["params"],
     ["workspace", "tracking"],
@@ -159,7 +168,7 @@ def closure(stage: str, item: Any) -> set[str]:
         if module in seen or module in skipped or module.split(".")[0] == "tracking":
             continue
         seen.add(module)
-        todo += imports(file_of(module))  # type: ignore[arg-type]
+        todo += imports(file_of(module))
     return seen
 
 

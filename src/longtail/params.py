@@ -70,7 +70,16 @@ class Params(Spec):
             self._check_start(name, row.start_from)
         for name, method in self.methods.items():
             _check_choice(f"methods.{name}.representation", method.representation, self.representations)
+            self._check_validation(name, method)
         return self
+
+    def _check_validation(self, name: str, method: Method) -> None:
+        remedy = method.balancer.without_validation()
+        if remedy and not self.data.validation.per_class:
+            raise ValueError(
+                f"methods.{name}.balancer ({method.balancer.name}) adapts to validation accuracy, but "
+                f"data.validation.per_class is 0. Set it to 20, or methods.{name}.balancer.{remedy}."
+            )
 
     def _check_start(self, name: str, start_from: str) -> None:
         others = {f"models/{other}" for other in self.representations if other != name}

@@ -65,7 +65,9 @@ def code_digest() -> str:
     """Identify this package's source, so that a checkpoint of other code is never continued."""
     package = Path(longtail.__file__).parent
     files = sorted(package.rglob("*.py"))
-    return digest_of([(str(file.relative_to(package)), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
+    return digest_of(
+        [(str(file.relative_to(package)), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    )
 
 
 @contextmanager

@@ -76,6 +76,8 @@ def test_equal_seeds_give_equal_bits(tiny_split: LongTailSplit) -> None:
     assert torch.equal(one.weight, two.weight)
     assert torch.equal(one.bias, two.bias)
     assert not torch.equal(one.weight, other.weight)
+    still = [_spec(lr=1e-12).fit(bank, network, tiny_split, make_run(seed))[0].weight for seed in (1, 2)]
+    assert (still[0] - still[1]).abs().max() > 0.1  # each seed starts from weights of its own
 
 
 def test_samplers_and_views_matter(tiny_split: LongTailSplit) -> None:

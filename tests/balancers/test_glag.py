@@ -263,21 +263,26 @@ def test_generated_features_lie_nearer_to_their_class_than_the_neighbours_do(tin
     assert none["features"].shape == (0, 16)
 
 
-def test_beta_follows_the_validation_accuracy_that_the_history_shows(tiny_split: LongTailSplit) -> None:
+@pytest.mark.parametrize("rule", [{"name": "proportional", "kappa": 0.5}, ADAPTIVE["rule"]])
+def test_beta_follows_the_validation_accuracy_that_the_history_shows(
+    rule: dict[str, Any], tiny_split: LongTailSplit
+) -> None:
     """With one tail class, the mean accuracy determines the class's own: recompute the rule from the history."""
     bank = make_bank(counts=(30, 4), spread=1.5, val_per_class=10)
     kept = bank.val_labels == 1
     bank = FeatureBank(**(vars(bank) | {"val_features": bank.val_features[kept], "val_labels": bank.val_labels[kept]}))
     network = biased_network(bank, bias=1.0)
-    start = _recall(network.classifier.export(), bank)[1]
-    adaptive = {**ADAPTIVE, "rule": {"name": "proportional", "kappa": 0.5}}
-    _, history = _spec(adaptive=adaptive).fit(bank, network, tiny_split, make_run())
-    beta, average = 0.6, start
-    for row in history:
+    _, history = _spec(adaptive={**ADAPTIVE, "rule": rule}).fit(bank, network, tiny_split, make_run())
+    beta, average = 0.6, _recall(network.classifier.export(), bank)[1]
+    for done, row in enumerate(history, 1):
         accuracy = row["val_accuracy"]
         assert isinstance(accuracy, float)
-        new = 0.5 * average + 0.5 * accuracy
-        beta, average = min(max(beta + 0.5 * (new - average), 0.0), 0.9), new
+        difference = 0.5 * average + 0.5 * accuracy - average
+        if rule["name"] == "proportional":
+            beta += 0.5 * difference
+        elif abs(difference) > 0.01:
+            beta += math.copysign(0.05 * (1 - done / 6), difference)
+        beta, average = min(max(beta, 0.0), 0.9), average + difference
         assert row["beta"] == [0.0, pytest.approx(beta)]
     assert beta != pytest.approx(0.6)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import official_files
 import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
+import official_files
 from longtail.data.cifar10 import Cifar10
 from longtail.data.split import build_split
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import official_files
 import pytest
 import torch
 from torchvision.datasets import CIFAR100
 
+import official_files
 from longtail.data.cifar100 import Cifar100
 from longtail.data.split import build_split
 

@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
-import photos
 import pytest
 import torch
 
+import photos
 from longtail.data.decoding import decode
 from longtail.data.files import candidates, check_images, find, hash_files, read_images
 from longtail.data.images import ImageFiles

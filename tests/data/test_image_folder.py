@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import photos
 import pytest
 import torch
 
+import photos
 from longtail.data.assignment import read_assignment
 from longtail.data.decoding import decode
 from longtail.data.image_folder import ImageFolder

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import photos
 import pytest
 
+import photos
 from longtail.data.assignment import read_assignment
 from longtail.data.image_list import ImageList
 from longtail.data.images import LongTailSplit

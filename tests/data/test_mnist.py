@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import official_files
 import pytest
 import torch
 from torchvision.datasets import MNIST
 
+import official_files
 from longtail.data.mnist import MEAN, STD, Mnist
 from longtail.data.split import build_split
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import photos
 import pytest
 
+import photos
 from longtail.data.images import ImageFiles
 from longtail.data.own_images import OwnImages, check_classes, content_keys, read_listing
 from longtail.spec import InputError

@@ -1,9 +1,9 @@
 """The union of sources."""
 
 import pytest
-import unions
 from pydantic import TypeAdapter, ValidationError
 
+import unions
 from longtail.data.sources import Source
 from longtail.data.subset import Cut
 

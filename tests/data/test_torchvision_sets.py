@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import official_files
 import pytest
 import torch
 from torchvision.datasets import CIFAR10, MNIST
 
+import official_files
 from longtail.data.torchvision_sets import cifar_pools, find_damage, mnist_pools
 from longtail.spec import InputError
 

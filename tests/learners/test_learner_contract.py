@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
-from unions import members, name_of
 
+import tiny
 from longtail.data.augmentation import Augmentation
 from longtail.data.batches import Batch, ImageBatches
 from longtail.data.sampling import Sampler
@@ -18,6 +17,7 @@ from longtail.models.network import Network
 from longtail.objective import Objective, Reweighting
 from longtail.seeding import generator
 from longtail.training import CosineSchedule, History, Optimisation, Run, fit
+from unions import members, name_of
 
 # At least one row per member, with the samplers that it takes.
 ROWS: list[tuple[dict[str, Any], tuple[Sampler, ...]]] = [({"name": "plain"}, ("instance_balanced",))]

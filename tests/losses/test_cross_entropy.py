@@ -5,10 +5,10 @@ import math
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import cross_entropy
 
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.seeding import generator
+from oracles import cross_entropy
 
 ONES = torch.ones(3, dtype=torch.int64)
 START = torch.tensor(0.0)

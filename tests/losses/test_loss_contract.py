@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch import Tensor
-from unions import members, name_of
 
 from longtail.losses import Loss
 from longtail.seeding import generator
+from unions import members, name_of
 
 # At least one row per member, as params.yaml would have it.
 ROWS: list[dict[str, Any]] = [

@@ -9,13 +9,13 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from tracked import EPOCHS
 
+import tiny
 from longtail.data.split_files import save_split
 from longtail.evaluation import Predictions, evaluate, metrics_document, save_predictions
 from longtail.features import features_of

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas  # type: ignore[import-untyped]
 import pytest
-import tiny
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
@@ -17,6 +16,7 @@ from mlflow.models import Model
 from packaging.requirements import Requirement
 from tracked import Recorded, run_stage
 
+import tiny
 from longtail.evaluation import load_predictions
 from longtail.params import Params
 from longtail.prediction import encode_png
@@ -27,7 +27,7 @@ from longtail.tracking.server import connect
 # Arguments: the model, a folder of PNGs. Prints as JSON the answers of the loaded model and of the scoring server.
 ELSEWHERE = """
 import base64, importlib.util, json, pathlib, sys
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder)]
+sys.path = [entry for entry in sys.path if not pathlib.Path(entry, "longtail").exists()]  # an editable install
 assert importlib.util.find_spec("longtail") is None, "this process must not find longtail by itself"
 sys.modules |= dict.fromkeys(["torchmetrics", "rich", "matplotlib"])  # not required by the model: importing them fails
 import mlflow, pandas

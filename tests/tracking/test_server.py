@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-import tiny
 from mlflow import MlflowClient
 from tracked import Recorded, run_pipeline, run_stage
 
+import tiny
 from longtail.params import Params
 from longtail.tracking import close_parent, open_parent, server, stage_run
 from longtail.tracking.__main__ import main as command
@@ -217,6 +217,11 @@ def test_the_stages_of_one_dvc_command_say_it_once_and_those_of_the_next_again(p
     for _ in range(2):
         run = subprocess.run([sys.executable, "dvc", server.__file__], capture_output=True, text=True)
         assert (run.returncode, run.stderr) == (0, f"MLflow at sqlite:///{project}/mlflow.db {AWAY}\n")
+
+
+def test_a_message_of_mlflow_is_shown_in_one_line_without_password() -> None:
+    error = RuntimeError("API request to http://ada:p@ss@host/api failed with error code 500\nand a page of HTML")
+    assert server.reason(error) == "did not take the record (API request to http://host/api failed with error code 500)"
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 from mlflow import MlflowClient
+from mlflow.data import get_source
 from processes import print_experiment, run_all, run_every_stage, train_and_die
 from tracked import EPOCHS, Recorded, run_pipeline, run_stage
 
+import tiny
 from longtail.params import Params
 from longtail.tracking import close_parent, open_parent, stage_run
 from longtail.tracking.outputs import Outputs, all_outputs
@@ -52,6 +53,7 @@ def test_the_run_of_a_stage_holds_params_epochs_of_every_seed_and_the_data(proje
     for run_with_data in (child, recorded.parents[0]):
         (dataset,) = recorded.datasets(run_with_data)
         assert (dataset.name, dataset.digest) == (params.data.name, "tiny")
+        assert get_source(dataset).to_dict()["tags"]["path"] == params.data.path
         counts = json.loads(dataset.profile or "")["training_images_per_class"]
         assert list(counts.values()) == list(tiny.COUNTS)
 
@@ -122,6 +124,26 @@ def test_an_experiment_of_dvc_is_another_pipeline_run_and_says_so(
     assert "dvc.exp_name" not in oldest.data.tags
 
 
+def test_parent_and_children_name_the_commit(project: Path, params: Params) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=A", "-c", "user.email=a@localhost"]
+        return subprocess.run(["git", *who, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("add", "params.yaml")
+    git("commit", "--quiet", "--message=project")
+    split, train, *_ = all_outputs(params)
+    run_stage(split, params, project)
+    with (project / "params.yaml").open("a") as file:
+        file.write("# edited\n")
+    run_stage(train, params, project)
+    recorded, head = Recorded.read(uri(project)), git("rev-parse", "HEAD")
+    assert {run.data.tags["mlflow.source.git.commit"] for run in recorded.runs} == {head}
+    short = git("rev-parse", "--short", "HEAD")
+    names = [recorded.parents[0].info.run_name, "split", f"train {train.row}"]
+    assert [recorded.named(name).data.tags["longtail.commit"] for name in names] == [short, short, f"{short}+dirty"]
+
+
 def test_a_stage_that_fails_fails_its_run_and_the_parent_until_it_succeeds(project: Path, params: Params) -> None:
     outputs = row_of(params)
     with pytest.raises(ZeroDivisionError), stage_run(outputs.stage, outputs.row, params, project) as run:
@@ -183,6 +205,16 @@ def test_a_flow_opens_and_closes_the_parent_itself(
     assert (after.info.status, after.data.tags["longtail.reason"]) == ("FINISHED", "nightly")
     assert recorded.children(after) == {"split": ["FINISHED"], f"train {train.row}": ["KILLED"]}
     assert f"{next(iter(params.methods))}/overall" in after.data.metrics
+
+
+def test_a_flow_may_work_in_another_folder(
+    project: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    close_parent(open_parent("nightly", project), "FINISHED", project)
+    assert Path.cwd() == tmp_path
+    (parent,) = Recorded.read(uri(project)).parents
+    assert (parent.info.status, f"{next(iter(params.methods))}/overall" in parent.data.metrics) == ("FINISHED", True)
 
 
 def test_a_flow_that_failed_shows_no_metrics_of_an_older_report(project: Path, params: Params) -> None:

@@ -35,6 +35,10 @@ class CRT(Spec):
     sampler: Literal["class_balanced", "class_aware"]
     plan: Optimisation
 
+    def without_validation(self) -> str | None:
+        """Return None: nothing here needs validation images."""
+        return None
+
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run
     ) -> tuple[Classifier, list[History]]:

@@ -96,6 +96,10 @@ class GLAG(Spec):
             raise ValueError(f"beta_0 {self.beta_0:g} is above adaptive.maximum {self.adaptive.maximum:g}; lower it")
         return self
 
+    def without_validation(self) -> str | None:
+        """Return what to change where there are no validation images; None if nothing needs any."""
+        return "adaptive: false" if self.adaptive else None
+
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run
     ) -> tuple[Classifier, list[History]]:

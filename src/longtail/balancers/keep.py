@@ -20,6 +20,10 @@ class Keep(Spec):
 
     name: Literal["keep"] = "keep"
 
+    def without_validation(self) -> str | None:
+        """Return None: nothing here needs validation images."""
+        return None
+
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run
     ) -> tuple[Classifier, list[History]]:

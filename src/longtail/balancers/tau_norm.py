@@ -56,6 +56,10 @@ class TauNorm(Spec):
         Discriminator(lambda value: "grid" if isinstance(value, dict | Grid) else "number"),
     ]
 
+    def without_validation(self) -> str | None:
+        """Return what to change where there are no validation images; None if nothing needs any."""
+        return "tau: 1.0" if isinstance(self.tau, Grid) else None
+
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run
     ) -> tuple[Classifier, list[History]]:

@@ -30,7 +30,9 @@ def evaluate_method(job: Job) -> None:
     document = metrics_document(per_seed)
     (job.out / "metrics.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     overall = torch.tensor([metrics.values["overall"] for metrics in per_seed.values()])
-    print(f"{job.name}: {100 * float(overall.mean()):.1f} % of the test images, mean of {len(overall)} seeds", flush=True)
+    print(
+        f"{job.name}: {100 * float(overall.mean()):.1f} % of the test images, mean of {len(overall)} seeds", flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from longtail.data.split_files import load_split
 from longtail.features import FeatureBank
 from longtail.hardware import select_device
@@ -31,6 +33,9 @@ def finetune(job: Job) -> None:
             classifier, history = method.balancer.fit(bank, network, split, run)
             classifier.save(job.folder(seed) / "classifier.safetensors")
             job.write_history(seed, history)
+            if hasattr(method.balancer, "generated"):  # for people to look at, in the report
+                examples = method.balancer.generated(bank, history, run)
+                save_file(examples, job.folder(seed) / "generated.safetensors")
 
 
 if __name__ == "__main__":

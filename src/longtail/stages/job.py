@@ -77,7 +77,7 @@ def run_stage(stage: str, output: str, work: Callable[[Job], None]) -> None:
 
 
 def _whole(output: str) -> AbstractContextManager[Path]:
-    return whole_folder(Path(output)) if output else nullcontext(Path("."))
+    return whole_folder(Path(output)) if output else nullcontext(Path())
 
 
 def _row(stage: str, params: Params) -> str:

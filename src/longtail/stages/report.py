@@ -67,7 +67,7 @@ def report(job: Job) -> None:
 
 def draw(results: Results, folder: Path) -> None:
     """Write every plot as PNG."""
-    split, counts, classes = results.split, results.split.class_counts, results.split.classes
+    counts, classes = results.split.class_counts, results.split.classes
     documents = results.documents
     per_class = {name: document["per_class"] for name, document in documents.items()}
     learned = {name: results.histories("models", name) for name in results.params.representations}
@@ -80,15 +80,18 @@ def draw(results: Results, folder: Path) -> None:
         histories = results.histories("classifiers", name)
         if any("beta" in row for history in histories for row in history):
             plots.beta_by_class(name, histories, counts, classes, folder / f"beta_{name}.png")
-        draw_generated(results, name, folder / f"features_{name}.png")
+        draw_generated(results, name, method.representation, folder / f"features_{name}.png")
 
 
-def draw_generated(results: Results, name: str, path: Path) -> None:
+def draw_generated(results: Results, name: str, representation: str, path: Path) -> None:
     """Draw the generated features of the first seed among the real ones, for methods that generate."""
-    file = Path("classifiers", name, f"seed_{results.params.seeds[0]}", "generated.safetensors")
+    seed = f"seed_{results.params.seeds[0]}"
+    file = Path("classifiers", name, seed, "generated.safetensors")
     if file.exists():
-        t = load_file(file)
-        plots.feature_view(t["real"], t["real_labels"], t["features"], t["labels"], results.split.classes, path)
+        drawn = load_file(file)
+        bank = load_file(Path("features", representation, seed, "bank.safetensors"))
+        real, features = bank["features"][0].float(), drawn["features"].float()
+        plots.feature_view(real, bank["labels"], features, drawn["labels"], results.split.classes, path)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def _train_seed(
     network = description.build(run.seed)
     if row.start_from != "data/split":
         load_model(network, Path(row.start_from) / f"seed_{run.seed}" / "weights.safetensors")
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     if run.compiled:
         network.compile(dynamic=False)  # in place: the state's keys stay those of a plain network
     step = row.learner.step_for(network, Objective(row.loss, row.reweighting, split.class_counts))

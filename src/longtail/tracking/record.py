@@ -13,7 +13,7 @@ from longtail.data.split_files import load_split
 from longtail.params import Params
 from longtail.tracking import runs
 from longtail.tracking.logged_model import log_model
-from longtail.tracking.outputs import Numbers, Outputs, epoch_numbers, leaderboard_numbers
+from longtail.tracking.outputs import Numbers, Outputs, epoch_numbers, flat_params, leaderboard_numbers
 from longtail.tracking.server import Server, locked
 
 PARENT_VARIABLE = "LONGTAIL_PARENT_RUN"
@@ -60,12 +60,13 @@ class Record:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         counts = dict(zip(split.classes, split.class_counts.tolist(), strict=True))
+        described = flat_params(self.params.data.model_dump(mode="json"))
         sizes = {"train": len(split.train), "validation": len(split.val), "test": len(split.test)}
         dataset = Dataset(
             name=self.params.data.name,
             digest=split.digest[:36],  # of mlflow's column; the tag below holds the whole
-            source_type="longtail",
-            source=self.params.data.model_dump_json(),
+            source_type="code",  # one that mlflow knows
+            source=json.dumps({"tags": {"mlflow.source.name": "longtail.stages.split", **described}}),
             profile=json.dumps({**sizes, "training_images_per_class": counts}),
         )
         for run in (self.run, self.parent):

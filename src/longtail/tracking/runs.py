@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtail.params import Params
+from longtail.provenance import commit
 from longtail.tracking.outputs import Numbers, Outputs, flat_params, params_of
 from longtail.tracking.server import Server, dvc_command
 from longtail.workspace import code_digest, digest_of
@@ -157,15 +158,11 @@ def _search(server: Server, tags: Mapping[str, str], status: str | None = None) 
 
 
 def _versions() -> dict[str, str]:
-    """Return git commit and DVC experiment as tags."""
+    """Return git commit (short: with +dirty if it is not what ran) and DVC experiment as tags."""
     tags = {tag: os.environ[name] for name, tag in DVC.items() if os.environ.get(name)}
     try:
-        tags["mlflow.source.git.commit"] = _git("rev-parse", "HEAD")
-        tags["longtail.git_dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+        tags |= {"mlflow.source.git.commit": head, "longtail.commit": commit(Path())}
     except (OSError, subprocess.CalledProcessError):
         pass  # not in a git repository: no commit to name
     return tags
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import socket
 import sys
 from contextlib import suppress
@@ -122,15 +123,14 @@ def excuse(root: Path, error: Exception) -> None:
 
 def reason(error: Exception) -> str:
     """Say what is the matter with MLflow, to be put after its name."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = without_password(str(error)).strip().splitlines() or [type(error).__name__]
     network = isinstance(error, OSError) or "Max retries exceeded" in lines[0] or "timed out" in lines[0]
     return "cannot be reached" if network else f"did not take the record ({lines[0][:200].rstrip('.')})"
 
 
-def without_password(uri: str) -> str:
-    """Return the address without the user and password that it may hold."""
-    user, at, rest = uri.rpartition("@")
-    return uri if not at else f"{user.partition('://')[0]}://{rest}"
+def without_password(text: str) -> str:
+    """Return an address, or a message, without the user and password that it may hold."""
+    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 _said: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from longtail.tracking.record import Record, log_report
 from longtail.tracking.server import connect, excuse, is_on, locked
 from longtail.workspace import home
 
+HERE = Path()
 PAUSE = 2.0  # seconds between two sendings: short epochs travel together
 SHARE = 10.0  # and a slow server gets at most this part (a tenth) of the time
 
@@ -105,41 +106,45 @@ def stage_run(stage: str, row: str, params: Params, root: Path) -> Iterator[Stag
     run.succeed()
 
 
-def open_parent(reason: str) -> str | None:
+def open_parent(reason: str, folder: Path = HERE) -> str | None:
     """Open a parent run for a pipeline run and return its id, which stages expect in LONGTAIL_PARENT_RUN.
 
     Args:
         reason: why the pipeline runs ("nightly", "by hand"); a tag.
+        folder: where dvc.yaml and params.yaml are.
 
     Returns:
         None if tracking is off or MLflow cannot be reached: then the stages look after themselves.
     """
     if not is_on():
         return None
-    root, params = home(), load_params()
-    try:
-        server = connect(root)
-        with locked(root):
-            return runs.make_parent(server, params, runs.pipeline_key(params), reason)
-    except Exception as error:
-        excuse(root, error)
-        return None
+    with chdir(folder):
+        root = home()
+        try:
+            server, params = connect(root), load_params()
+            with locked(root):
+                return runs.make_parent(server, params, runs.pipeline_key(params), reason)
+        except Exception as error:
+            excuse(root, error)
+            return None
 
 
-def close_parent(run_id: str | None, status: str) -> None:
+def close_parent(run_id: str | None, status: str, folder: Path = HERE) -> None:
     """Close a parent run that `open_parent` opened; what still runs in it was killed.
 
     Args:
         status: FINISHED (then the report's metrics and plots are copied to it), FAILED or KILLED.
+        folder: as for `open_parent`.
     """
     if run_id is None or not is_on():
         return
-    root = home()
-    try:
-        server = connect(root)
-        runs.abandon(server, run_id)
-        if status == "FINISHED":
-            log_report(server, run_id)
-        server.client.set_terminated(run_id, status)
-    except Exception as error:
-        excuse(root, error)
+    with chdir(folder):
+        root = home()
+        try:
+            server = connect(root)
+            runs.abandon(server, run_id)
+            if status == "FINISHED":
+                log_report(server, run_id)
+            server.client.set_terminated(run_id, status)
+        except Exception as error:
+            excuse(root, error)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import yaml
 
-from pipelines.graph import recorded, stages
+from pipelines.stage_graph import recorded, stages
 
 pytest_plugins = ["pipeline_fixtures"]
 

@@ -1,0 +1,116 @@
+"""What every balancer promises, over every member of the union."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from banks import biased_network, copied, make_bank, make_plan, make_run, same
+from longtail.balancers import Balancer
+from longtail.data.images import LongTailSplit
+from longtail.features import FeatureBank
+from longtail.models.classifier import Classifier
+from longtail.models.network import Network
+from longtail.training import History
+from unions import members, name_of
+
+ROWS: dict[str, dict[str, Any]] = {
+    "keep": {},
+    "crt": {"sampler": "class_balanced", "plan": make_plan(epochs=15).model_dump()},
+    "tau_norm": {"tau": {"start": 0.0, "stop": 2.0, "step": 0.25}},
+    "glag": {
+        "beta_0": 0.3,
+        "adaptive": {
+            "compare": "previous",
+            "momentum": 0.5,
+            "maximum": 0.9,
+            "rule": {"name": "sign", "step": 0.05, "tolerance": 0.01},
+        },
+        "head_classes": {"name": "many_shot", "above": 15},
+        "generation": {
+            "tukey": 0.9,
+            "statistics": "transformed",
+            "support": 2,
+            "gamma": 0.0,
+            "gamma_form": "ones",
+            "clamp": False,
+            "epoch_rows": "union",
+        },
+        "distillation": {"temperature": 2.0, "alpha": {"form": "convex", "s": 1.0, "c": 2.0}},
+        "lr_factors": {"fc": 1.0, "lws": 1.0},
+        "plan": make_plan(epochs=15).model_dump(),
+    },
+}
+every_balancer = pytest.mark.parametrize("name", [name_of(member) for member in members(Balancer)])
+
+
+def _fit(
+    name: str,
+    bank: FeatureBank,
+    network: Network,
+    split: LongTailSplit,
+    seed: int = 0,
+    rows: list[History] | None = None,
+) -> tuple[Classifier, list[History]]:
+    balancer = TypeAdapter[Any](Balancer).validate_python({"name": name, **ROWS[name]})
+    result: tuple[Classifier, list[History]] = balancer.fit(
+        bank, network, split, make_run(seed, log=(rows if rows is not None else []).append)
+    )
+    return result
+
+
+@every_balancer
+def test_separable_features_are_told_apart(name: str, tiny_split: LongTailSplit) -> None:
+    bank = make_bank()
+    network = biased_network(bank, bias=0.0)
+    if name == "tau_norm":  # it drops the bias, so directions must do: weights that are normalised class means
+        with torch.no_grad():
+            network.classifier.weight.copy_(torch.nn.functional.normalize(bank.class_means))
+    classifier, _ = _fit(name, bank, network, tiny_split)
+    assert torch.equal(classifier(bank.val_features.float()).argmax(1), bank.val_labels)
+
+
+@every_balancer
+def test_equal_seeds_give_equal_bits_and_nothing_else_changes(
+    name: str, tiny_split: LongTailSplit, tiny_network: Network
+) -> None:
+    bank, network = make_bank(spread=0.5), tiny_network.freeze()
+    before, weights = copied(bank), {k: v.clone() for k, v in network.state_dict().items()}
+    torch.manual_seed(1)
+    one = _fit(name, bank, network, tiny_split, seed=3)
+    torch.manual_seed(2)  # torch's global generator has no say
+    state = torch.random.get_rng_state()
+    two = _fit(name, bank, network, tiny_split, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(one[0].weight, two[0].weight)
+    assert torch.equal(one[0].bias, two[0].bias)
+    assert one[1] == two[1]
+    assert same(bank, before)
+    assert not network.training
+    assert all(torch.equal(v, weights[k]) for k, v in network.state_dict().items())
+
+
+@every_balancer
+def test_history_is_logged_and_is_json(name: str, tiny_split: LongTailSplit) -> None:
+    bank, rows = make_bank(), list[History]()
+    _, history = _fit(name, bank, biased_network(bank, bias=1.0), tiny_split, rows=rows)
+    assert rows == history
+    assert [row["epoch"] for row in history] == list(range(len(history)))
+    for row in history:
+        numbers = [n for value in row.values() for n in (value if isinstance(value, list) else [value])]
+        assert all(isinstance(n, int | float) for n in numbers)
+        assert all(abs(n) < 1e9 for n in numbers)  # finite, which NaN is not
+
+
+@every_balancer
+def test_the_classifier_survives_the_disk(name: str, tiny_split: LongTailSplit, tmp_path: Path) -> None:
+    bank = make_bank()
+    classifier, _ = _fit(name, bank, biased_network(bank, bias=1.0), tiny_split)
+    assert classifier.weight.shape == (5, 16)
+    assert not classifier.weight.requires_grad
+    classifier.save(tmp_path / "classifier.safetensors")
+    loaded = Classifier.load(tmp_path / "classifier.safetensors")
+    features = bank.val_features.float()
+    assert torch.equal(loaded(features), classifier(features))
