@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS MLFLOW_DISABLE_TELEMETRY DO_NOT_TRACK PREFECT_SERVER_ANA
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check ui
+.PHONY: help setup run test check readme ui
 
 help: ## Show this list
 	@echo "longtail: long-tailed recognition as one reproducible workflow"
@@ -37,6 +37,9 @@ run: setup ## Train what params.yaml says (only what changed) and print the lead
 
 test: setup ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+readme: setup ## Copy the leaderboard and the picture of reports/ into README.md
+	@$(BIN)/python docs/update_readme.py
 
 check: setup ## Lint, check the formatting, check the types (ruff, mypy --strict)
 	@$(BIN)/ruff check .

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from longtail.features import FeatureBank, class_means
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
-from longtail.training import Optimisation, Run
+from longtail.plans import Optimisation
+from longtail.training import Run
 
 COUNTS = (40, 18, 9, 3, 1)
 CPU = torch.device("cpu")

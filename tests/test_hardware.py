@@ -7,8 +7,8 @@ import torch
 
 from longtail import hardware
 from longtail.params import load_params
+from longtail.plans import Plan
 from longtail.spec import InputError
-from longtail.training import Plan
 
 PLAN = load_params(Path(__file__).parent.parent / "params.yaml").plan
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ LAYERS = [
     ["models"],
     ["losses"],
     ["objective"],
-    ["progress", "training"],
+    ["plans", "progress", "training"],
     ["hardware", "features"],
     [
         "learners",

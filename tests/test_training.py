@@ -20,19 +20,10 @@ from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
 from longtail.objective import Objective, Reweighting
+from longtail.plans import ConstantSchedule, CosineSchedule, Optimisation, Plan, Schedule, StepSchedule
 from longtail.seeding import generator, seeded
 from longtail.spec import InputError
-from longtail.training import (
-    ConstantSchedule,
-    CosineSchedule,
-    History,
-    Optimisation,
-    Plan,
-    Run,
-    Schedule,
-    StepSchedule,
-    fit,
-)
+from longtail.training import History, Run, fit
 
 CPU = torch.device("cpu")
 LDAM_STEPS = StepSchedule(milestones=(0.8, 0.9), gamma=0.01)

@@ -9,8 +9,9 @@ from torch import Tensor
 from longtail.data.sampling import Sampler, epoch_indices
 from longtail.features import FeatureBank
 from longtail.models.classifier import Classifier
+from longtail.plans import Optimisation
 from longtail.seeding import generator
-from longtail.training import History, Optimisation
+from longtail.training import History
 
 BATCH = 4096
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from longtail.plans import Plan
 from longtail.spec import InputError
-from longtail.training import Plan
 
 # Compiling costs 40 to 60 s on two cores and saves about a fifth of the time per image: it pays after some two
 # million pixels x a thousand, which 200 epochs of CIFAR-100-LT are (2.2e9) and a smoke run is not (2e7).

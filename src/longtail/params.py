@@ -16,8 +16,8 @@ from longtail.learners import Learner
 from longtail.losses import Loss
 from longtail.models import NetworkSpec
 from longtail.objective import Reweighting
+from longtail.plans import Plan
 from longtail.spec import InputError, Spec
-from longtail.training import Plan
 
 RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a stage name, a folder and a table row
 S = TypeVar("S", bound=Spec)

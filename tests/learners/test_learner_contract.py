@@ -15,8 +15,9 @@ from longtail.learners import Learner
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.network import Network
 from longtail.objective import Objective, Reweighting
+from longtail.plans import CosineSchedule, Optimisation
 from longtail.seeding import generator
-from longtail.training import CosineSchedule, History, Optimisation, Run, fit
+from longtail.training import History, Run, fit
 from unions import members, name_of
 
 # At least one row per member, with the samplers that it takes.

@@ -25,6 +25,8 @@ from longtail.tracking.outputs import Outputs
 from longtail.tracking.server import connect
 
 # Arguments: the model, a folder of PNGs. Prints as JSON the answers of the loaded model and of the scoring server.
+pytest_plugins = ["tracking_fixtures"]
+
 ELSEWHERE = """
 import base64, importlib.util, json, pathlib, sys
 sys.path = [entry for entry in sys.path if not pathlib.Path(entry, "longtail").exists()]  # an editable install

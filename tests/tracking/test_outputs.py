@@ -17,6 +17,9 @@ leaves = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | st.
 documents = st.dictionaries(names, st.recursive(leaves, lambda inner: st.dictionaries(names, inner, max_size=3)))
 
 
+pytest_plugins = ["tracking_fixtures"]
+
+
 def test_all_outputs_are_the_stages_of_dvc_yaml_in_the_order_in_which_they_run(params: Params) -> None:
     names = [outputs.name for outputs in all_outputs(params)]
     assert names[0] == "split"

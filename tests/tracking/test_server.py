@@ -23,6 +23,8 @@ from longtail.tracking import close_parent, open_parent, server, stage_run
 from longtail.tracking.__main__ import main as command
 from longtail.tracking.outputs import all_outputs
 
+pytest_plugins = ["tracking_fixtures"]
+
 AWAY = "cannot be reached: the run goes on; send it later with `python -m longtail.tracking sync`."
 
 

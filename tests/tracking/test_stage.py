@@ -18,6 +18,8 @@ from longtail.params import Params
 from longtail.tracking import close_parent, open_parent, stage_run
 from longtail.tracking.outputs import Outputs, all_outputs
 
+pytest_plugins = ["tracking_fixtures"]
+
 SOURCE = str(Path(__file__).parents[2] / "src")
 
 

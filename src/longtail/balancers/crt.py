@@ -17,9 +17,10 @@ from longtail.feature_batches import FeatureBatch, FeatureBatches, validation_ac
 from longtail.features import FeatureBank
 from longtail.models.classifier import Classifier, LinearClassifier
 from longtail.models.network import Network
+from longtail.plans import Optimisation
 from longtail.seeding import seeded
 from longtail.spec import Spec
-from longtail.training import History, Optimisation, Run, fit
+from longtail.training import History, Run, fit
 
 
 class CRT(Spec):

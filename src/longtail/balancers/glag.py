@@ -33,8 +33,9 @@ from longtail.head_classes import HeadClasses
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
+from longtail.plans import Optimisation
 from longtail.spec import InputError, Spec
-from longtail.training import History, Optimisation, Run, fit
+from longtail.training import History, Run, fit
 
 SHOWN = 8  # classes
 Off = BeforeValidator(lambda value: None if value is False else value)

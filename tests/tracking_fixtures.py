@@ -24,7 +24,7 @@ from longtail.models.classifier import Classifier
 from longtail.models.saved import NetworkDescription, save_weights
 from longtail.params import Params, load_params
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TRACKING_VARIABLES = ("LONGTAIL_", "MLFLOW_", "DVC_", "DO_NOT_TRACK", "GIT_")
 
 
