@@ -23,6 +23,12 @@ def test_the_device_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.select_device() == CPU
 
 
+def test_a_device_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAIL_DEVICE", "mps")
+    with pytest.raises(InputError, match="LONGTAIL_DEVICE is mps"):
+        hardware.select_device()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGTAIL_DEVICE", "cuda")

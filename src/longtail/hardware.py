@@ -20,12 +20,15 @@ _said: set[str] = set()
 def select_device() -> torch.device:
     """Return the GPU if there is one, else the CPU; LONGTAIL_DEVICE overrides. Makes a GPU deterministic."""
     name = os.environ.get("LONGTAIL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"LONGTAIL_DEVICE is {name}; choose cpu, cuda, or a GPU by number such as cuda:1.")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"LONGTAIL_DEVICE is {name}, but torch sees no GPU. Unset it to train on the CPU.")
     if name.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; training is in bfloat16 anyway
     return torch.device(name)
 
 
