@@ -47,6 +47,11 @@ check: setup ## Lint, check the formatting, check the types (ruff, mypy --strict
 	@$(BIN)/mypy
 
 ui: setup ## Open MLflow on the results (stop it with Ctrl-C)
-	@test -f mlflow.db || { echo "No results yet: mlflow.db does not exist. Run 'make run' first." >&2; exit 2; }
-	@echo "MLflow: http://127.0.0.1:$(PORT)"
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+	@uri=$$($(BIN)/python -m longtail.tracking uri) || exit; file=$${uri#sqlite:///}; \
+	case "$$uri" in \
+	  http*) echo "The results are on a server: open the address in MLFLOW_TRACKING_URI."; exit 0 ;; \
+	  sqlite:*) test -f "$$file" || { echo "No results yet: $$file does not exist. Run 'make run' first." >&2; exit 2; } ;; \
+	esac; \
+	echo "MLflow: http://127.0.0.1:$(PORT)"; \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec $(BIN)/mlflow ui --backend-store-uri "$$uri" \
+	  --host 127.0.0.1 --port $(PORT) --workers 1

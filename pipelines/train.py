@@ -117,11 +117,11 @@ def _run_name() -> str:
 
 
 @contextmanager
-def _parent_run(reason: str) -> Iterator[str | None]:
+def _parent_run(reason: str, root: Path) -> Iterator[str | None]:
     """Hold the MLflow run above all stages of this flow."""
     from longtail import tracking  # here, because it may import mlflow, which takes its time
 
-    parent, status = tracking.open_parent(reason), "KILLED"
+    parent, status = tracking.open_parent(reason, root), "KILLED"
     try:
         yield parent
         status = "FINISHED"
@@ -129,7 +129,7 @@ def _parent_run(reason: str) -> Iterator[str | None]:
         status = "FAILED"
         raise
     finally:
-        tracking.close_parent(parent, status)
+        tracking.close_parent(parent, status, root)
 
 
 def _publish(root: Path, states: dict[str, str]) -> None:
@@ -158,7 +158,7 @@ def train(
     reproduce = reproduce_stage.with_options(retries=len(retry_delays), retry_delay_seconds=list(retry_delays))
     try:
         check(root)
-        with _parent_run(f"Prefect flow run {flow_run.name} ({flow_run.id})") as parent:
+        with _parent_run(f"Prefect flow run {flow_run.name} ({flow_run.id})", root) as parent:
             states = {stage: reproduce(stage, root, stage_timeout, parent).name for stage in stage_graph.stages(root)}
     except PipelineError as failure:
         return Failed(message=str(failure), data=failure)  # raised here, a page of Prefect's own calls would be logged

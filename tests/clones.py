@@ -4,11 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -88,15 +86,3 @@ def shrink(params: Any) -> None:
     params["representations"] = {"gradual": params["representations"]["gradual"]}
     params["methods"] = {name: params["methods"][name] for name in ("graloss", "glag")}
     params["methods"]["glag"]["balancer"]["plan"]["epochs"] = 2
-
-
-@pytest.fixture(scope="session")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    """A clone whose graph has run once."""
-    made = Clone(tmp_path_factory.mktemp("clone"))
-    params = made.params()
-    shrink(params)
-    made.write_params(params)
-    made.commit()
-    made.run("dvc", "repro")
-    yield made

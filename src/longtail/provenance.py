@@ -52,7 +52,7 @@ def hardware(device: torch.device) -> str:
 
 def commit(root: Path) -> str:
     """Return the short commit; with +dirty if tracked files other than results differ; "unknown" outside git."""
-    results = [":(top,exclude)dvc.lock", ":(top,exclude)reports"]
+    results = [f":(top,exclude){path}" for path in ("dvc.lock", "reports", "data/assignment.csv")]
     try:
         head = _git(root, "rev-parse", "--short", "HEAD")
         changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *results)

@@ -21,7 +21,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "src" / "longtail").mkdir(parents=True)
     (root / "src" / "longtail" / "__init__.py").touch()
     (root / "src" / "longtail" / "params.py").write_text(CHECK)
-    (root / "seed.txt").write_text("| ce | 50 % |\n")
+    (root / "seed.txt").write_text("| method | overall |\n| :--- | ---: |\n| ce | 50 % |\n")
     (root / ".gitignore").write_text("/data.txt\n/models\n/trouble\n/.longtail\n__pycache__\n")
     git(root.parent, "init", "--quiet", "--initial-branch=main", str(root))
     git(root, "add", "--all")

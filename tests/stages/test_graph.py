@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from clones import Clone, shrink
 
-pytest_plugins = ["clones"]
+pytest_plugins = ["clone_fixtures"]
 
 
 def status(clone: Clone) -> Any:
