@@ -52,6 +52,6 @@ ui: setup ## Open MLflow on the results (stop it with Ctrl-C)
 	  http*) echo "The results are on a server: open the address in MLFLOW_TRACKING_URI."; exit 0 ;; \
 	  sqlite:*) test -f "$$file" || { echo "No results yet: $$file does not exist. Run 'make run' first." >&2; exit 2; } ;; \
 	esac; \
-	echo "MLflow: http://127.0.0.1:$(PORT)"; \
+	echo "MLflow: http://127.0.0.1:$(PORT) (there choose 'Model training', then the experiment)"; \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec $(BIN)/mlflow ui --backend-store-uri "$$uri" \
 	  --host 127.0.0.1 --port $(PORT) --workers 1
