@@ -3,6 +3,7 @@
 `make run` is this module. A plain `dvc repro` gives the same results.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -63,10 +64,10 @@ def show_leaderboard(reports: Path) -> None:
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
     shown = [i for i, title in enumerate(rows[0]) if title.startswith(COLUMNS) and "by index" not in title]
     table = "\n".join("| " + " | ".join(row[i] for i in shown) + " |" for row in rows)
-    console = Console()
+    console, file = Console(), os.path.relpath(reports / "leaderboard.md")
     console.width = max(console.width, TABLE_WIDTH)
     console.print(Markdown(table))
-    print(f"Percent, mean ± standard deviation over n seeds; groups, hardware and commit: {reports / 'leaderboard.md'}")
+    print(f"Percent, mean ± standard deviation over n seeds; groups, hardware and commit: {file}")
 
 
 def stop_on_sigterm() -> None:
