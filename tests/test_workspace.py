@@ -105,6 +105,40 @@ def test_checkpoints_of_an_orphan_stay_for_the_run_that_dvc_will_start_again(tmp
     assert (tmp_path / ".longtail" / "checkpoints" / "abc" / "seed_0.pt").read_text() == "done"
 
 
+SHARED = """
+import sys
+from longtail.workspace import checkpoints
+with checkpoints("abc") as folder:
+    print(f"has {len(list(folder.iterdir()))}", flush=True)
+    (folder / "seed_0.pt").write_text("state")
+    sys.stdin.readline()
+"""
+
+
+def test_two_experiments_that_train_the_same_take_turns(tmp_path: Path) -> None:
+    """Each runs in its own copy of the workspace; only the checkpoints are common."""
+    environment = {**os.environ, "LONGTAIL_HOME": str(tmp_path)}
+    experiments = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        experiment = subprocess.Popen(
+            [sys.executable, "-c", SHARED],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=tmp_path / name,
+        )
+        assert experiment.stdout
+        experiments.append((experiment, experiment.stdout.readline()))
+    (first, began), (second, waited) = experiments
+    assert began == "has 0\n"
+    assert waited.startswith(f"checkpoint abc: waiting for process {first.pid}")
+    first.communicate("\n", timeout=60)
+    assert second.communicate("\n", timeout=60)[0] == "has 0\n"  # the first one's went when it had succeeded
+    assert not list((tmp_path / ".longtail" / "checkpoints").iterdir())
+
+
 def test_only_writer_lets_rows_run_side_by_side(tmp_path: Path) -> None:
     with only_writer("train@ce", tmp_path), only_writer("train@gradual", tmp_path):
         assert (tmp_path / "train@ce.owner").read_text() == f"process {os.getpid()}"

@@ -76,11 +76,14 @@ def checkpoints(digest: str) -> Iterator[Path]:
 
     Checkpoints live outside DVC's outs (DVC deletes outs before a stage runs). If DVC was killed meanwhile, nobody
     will record this stage's outputs and DVC will run it again: then the last checkpoint stays, and the second run
-    finds everything done.
+    finds everything done. Experiments that train the same thing at once (`dvc queue start --jobs 2`) share the
+    folder, though each has a copy of the workspace and its own row's lock: they take turns.
     """
-    folder = home() / ".longtail" / "checkpoints" / digest
+    state = home() / ".longtail"
+    folder = state / "checkpoints" / digest
     ancestors = psutil.Process().parents()
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    if all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ancestors):
-        shutil.rmtree(folder, ignore_errors=True)
+    with only_writer(f"checkpoint {digest}", state / "locks"):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        if all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ancestors):
+            shutil.rmtree(folder, ignore_errors=True)
