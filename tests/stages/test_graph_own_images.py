@@ -13,7 +13,7 @@ from clones import ROOT, Clone, shrink
 
 COUNTS = {"blue": 60, "green": 25, "red": 8, "white": 1}
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 40), "red": (220, 30, 30), "white": (240, 240, 240)}
-MODES = ("RGB", "RGBA", "P", "CMYK")
+MODES = ("RGB", "L", "RGBA", "P", "CMYK")
 
 
 def photograph(folder: Path, name: str, number: int) -> None:
@@ -55,6 +55,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 def test_a_class_of_one_image_trains_and_is_not_reported(own: Clone) -> None:
     split = json.loads((own.folder / "data" / "split" / "classes.json").read_text())
     assert split["classes"] == sorted(COUNTS)
+    assert [split["class_counts"][side][-1] for side in ("train", "val", "test")] == [1, 0, 0]  # of white, the last
     document = json.loads((own.folder / "evaluations" / "glag" / "metrics.json").read_text())
     white = sorted(COUNTS).index("white")
     assert [value is None for value in document["per_class"]] == [k == white for k in range(len(COUNTS))]
@@ -64,6 +65,20 @@ def test_a_class_of_one_image_trains_and_is_not_reported(own: Clone) -> None:
 
 def test_dvc_sees_the_record_of_sides_as_up_to_date(own: Clone) -> None:
     assert json.loads(own.run("dvc", "status", "--json")) == {}
+
+
+def test_images_left_on_disk_and_decoded_by_workers_train_the_same_weights(own: Clone) -> None:
+    params, weights = own.params(), own.folder / "models" / "gradual" / "seed_0" / "weights.safetensors"
+    in_memory = weights.read_bytes()
+    own.write_params(params | {"data": params["data"] | {"memory_gigabytes": 0}})
+    try:
+        own.run("python", "-m", "longtail.stages.split", PYTHONPATH="src")
+        assert sorted(path.suffix for path in (own.folder / "data" / "split").iterdir()) == [".csv"] * 3 + [".json"]
+        own.run("python", "-m", "longtail.stages.train", "gradual", PYTHONPATH="src", LONGTAIL_WORKERS="2")
+        assert weights.read_bytes() == in_memory
+    finally:
+        own.write_params(params)
+        own.run("dvc", "checkout", "--force", "split", "train@gradual")
 
 
 def test_the_next_days_images_get_a_side_and_no_old_one_moves(own: Clone) -> None:
@@ -77,6 +92,7 @@ def test_the_next_days_images_get_a_side_and_no_old_one_moves(own: Clone) -> Non
     assert len(after) == len(before) + 10
     assert {sha256: after[sha256] for sha256 in before} == before
     assert json.loads(own.run("dvc", "status", "--json", "split")) == {}
+    assert "Running stage" not in own.run("dvc", "repro", "split")
 
 
 def test_a_truncated_image_is_named_and_nothing_is_recorded(own: Clone) -> None:
