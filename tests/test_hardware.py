@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
+import tiny
 from longtail import hardware
 from longtail.params import load_params
 from longtail.plans import Plan
@@ -62,3 +64,17 @@ def test_without_a_compiler_training_is_eager_and_says_so_once(
     for _ in range(2):
         assert not hardware.should_compile(plan(compile="on"), 10, 8, CPU)
     assert capsys.readouterr().out.count("g++") == 1
+
+
+@pytest.mark.skipif(not hardware._can_compile(), reason="no C++ compiler with Python's headers")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:torch")
+def test_stages_that_see_batches_of_any_size_are_compiled_once() -> None:
+    torch.compiler.reset()
+    counters.clear()
+    network, names = tiny.make_network(), list(tiny.make_network().state_dict())
+    hardware.compile_stages(network, varies_from=-1)
+    for size in (4, 5, 7, 6):
+        maps = network.maps(torch.rand(4, 3, 8, 8), stop=-1)
+        network.maps(maps.repeat(2, 1, 1, 1)[:size], start=-1)
+    assert counters["stats"]["unique_graphs"] == len(network.stages)
+    assert list(network.state_dict()) == names

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from longtail.data.sampling import Deferred
 from longtail.params import Params, load_params
 from longtail.spec import InputError
 
@@ -132,3 +133,21 @@ def test_the_command_exits_with_2_and_says_why(tmp_path: Path) -> None:
     assert missing.returncode == 2 and "does not exist" in missing.stderr and "Traceback" not in missing.stderr
     good = subprocess.run([*command, str(ROOT / "params.yaml")], capture_output=True, text=True)
     assert good.returncode == 0 and "is valid" in good.stdout
+
+
+def test_a_learner_takes_as_many_samplers_as_it_takes_batches(tmp_path: Path) -> None:
+    said = refused(tmp_path, "representations.ce.samplers", ["instance_balanced", "class_balanced"])
+    assert "representations.ce.samplers lists 2, but learner plain takes 1" in said
+
+
+@pytest.mark.parametrize("sampler", ["balanced", {"name": "deferred", "beta": 0.9}, {"name": "later"}, 3])
+def test_a_sampler_that_is_none_is_refused(sampler: Any, tmp_path: Path) -> None:
+    said = refused(tmp_path, "representations.ce.samplers", [sampler])
+    assert all(line.split("params.yaml: ")[-1].startswith("representations.ce.samplers.0") for line in said.split("\n"))
+    assert "literal" not in said and "Deferred" not in said  # pydantic's words, not the user's
+
+
+def test_a_deferred_sampler_is_a_row(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONTENT)
+    content["representations"]["ce"]["samplers"] = [{"name": "deferred", "beta": 0.9999, "start": 0.8}]
+    assert Params.model_validate(content).representations["ce"].samplers == (Deferred(beta=0.9999, start=0.8),)

@@ -24,7 +24,7 @@ LAYERS = [
     ["losses"],
     ["objective"],
     ["plans", "progress", "training"],
-    ["hardware", "features"],
+    ["hardware", "features", "activation"],
     [
         "learners",
         "head_classes",

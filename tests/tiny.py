@@ -28,7 +28,7 @@ def make_network(seed: int = 0) -> Network:
     """Build two convolutions with BatchNorm and a linear classifier of 16 features and 5 classes."""
     with seeded(seed, "tiny network"):
         first = nn.Sequential(Normalize((0.5,) * 3, (0.25,) * 3), *_stage(3, 8, stride=1))
-        return Network([first, _stage(8, 16, stride=2)], LinearClassifier(16, len(COUNTS)))
+        return Network([first, _stage(8, 16, stride=2)], LinearClassifier(16, len(COUNTS)), (3, 8, 8))
 
 
 def _images(part: str, counts: tuple[int, ...]) -> LabeledImages:

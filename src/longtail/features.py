@@ -137,7 +137,8 @@ def features_of(network: Network, images: LabeledImages, device: torch.device) -
 def _features(network: Network, images: Tensor, device: torch.device) -> Tensor:
     images = images.to(device)
     images = images.float().div(255) if images.dtype == torch.uint8 else images
-    return network.features(images.contiguous(memory_format=torch.channels_last)).float().cpu()
+    with torch.compiler.set_stance("force_eager"):  # compiled stages are for the shapes of training
+        return network.features(images.contiguous(memory_format=torch.channels_last)).float().cpu()
 
 
 def class_means(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:

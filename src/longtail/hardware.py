@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from longtail.models.network import Network
 from longtail.plans import Plan
 from longtail.spec import InputError
 
@@ -59,6 +60,18 @@ def should_compile(plan: Plan, images: int, image_size: int, device: torch.devic
         _say_once("No C++ compiler with Python's headers (g++, python3-dev): training runs uncompiled, a fifth slower.")
         return False
     return wanted
+
+
+def compile_stages(network: Network, varies_from: int | None) -> None:
+    """Compile each stage of a network in place, so that maps, features and logits all gain and no state is renamed.
+
+    Args:
+        varies_from: the first stage whose batches vary in size; it and those behind it are compiled for any size, the
+            others for one. Never torch's automatic choice, whose kernels differ after a restart.
+    """
+    first = len(network.stages) if varies_from is None else varies_from % len(network.stages)
+    for place, stage in enumerate(network.stages):
+        stage.compile(dynamic=place >= first)
 
 
 def _can_compile() -> bool:

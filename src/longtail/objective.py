@@ -4,6 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from longtail.data.sampling import effective_number
 from longtail.losses import Loss
 from longtail.spec import Spec
 
@@ -26,11 +27,7 @@ class Reweighting(Spec):
 
     def class_weights(self, class_counts: Tensor) -> Tensor:
         """Return (K,) float64 weights with mean 1 for training counts (K,), all positive."""
-        counts = class_counts.double()
-        if self.beta == 1:
-            inverse = 1 / counts
-        else:  # expm1 keeps the digits that 1 - beta^n loses for beta near 1
-            inverse = -(1 - self.beta) / torch.expm1(counts * torch.log(torch.tensor(self.beta, dtype=torch.float64)))
+        inverse = 1 / effective_number(class_counts, self.beta)
         return inverse / inverse.mean()
 
 

@@ -17,7 +17,7 @@ from longtail.losses import Loss
 from longtail.models import NetworkSpec
 from longtail.objective import Reweighting
 from longtail.plans import Plan
-from longtail.spec import InputError, Spec
+from longtail.spec import InputError, Member, Spec
 
 RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a stage name, a folder and a table row
 S = TypeVar("S", bound=Spec)
@@ -68,10 +68,35 @@ class Params(Spec):
             self.network_of(name)
             self.plan_of(name)
             self._check_start(name, row.start_from)
+            self._check_learner(name, row)
+            self._check_classifier(f"representations.{name}.loss", row.loss, name)
+            self._check_classifier(f"representations.{name}.learner", row.learner, name)
         for name, method in self.methods.items():
             _check_choice(f"methods.{name}.representation", method.representation, self.representations)
             self._check_validation(name, method)
+            self._check_classifier(f"methods.{name}.balancer", method.balancer, method.representation)
         return self
+
+    def _check_classifier(self, path: str, member: Member, representation: str) -> None:
+        kind = self.network_of(representation).classifier
+        if member.needs_classifier not in (None, kind):
+            raise ValueError(
+                f"{path} needs a {member.needs_classifier} classifier, but that of {representation} is {kind}. "
+                f"Write representations.{representation}.network: {{classifier: {member.needs_classifier}}}."
+            )
+
+    def _check_learner(self, name: str, row: Representation) -> None:
+        learner, path = row.learner, f"representations.{name}"
+        if len(row.samplers) != learner.batches:
+            raise ValueError(
+                f"{path}.samplers lists {len(row.samplers)}, but learner {row.learner.name} takes {learner.batches}: "
+                "one batch of each in every step. List as many."
+            )
+        if learner.needs_start and row.start_from == "data/split":
+            raise ValueError(
+                f"{path}.start_from is data/split, but learner {row.learner.name} builds on a trained network. "
+                "Write models/<row> of a plain representation."
+            )
 
     def _check_validation(self, name: str, method: Method) -> None:
         remedy = method.balancer.without_validation()
@@ -138,7 +163,13 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 
 def _sentences(error: ValidationError, content: Any, prefix: str = "") -> str:
-    return "\n".join(_sentence(detail, content, prefix) for detail in error.errors(include_url=False))
+    details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
+    return "\n".join(_sentence(detail, content, prefix) for detail in details)
+
+
+def _follows(detail: Any) -> bool:
+    """Tell whether a list is called too short only because its items are refused, each in a sentence of its own."""
+    return bool(detail["type"] == "too_short" and detail["input"])
 
 
 def _sentence(detail: Any, content: Any, prefix: str) -> str:

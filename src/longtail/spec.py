@@ -1,6 +1,6 @@
 """What a row of params.yaml can say, and how we answer when it says something else."""
 
-from typing import Any, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -28,3 +28,27 @@ class Spec(BaseModel):
             if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
                 raise ValueError(f"{key} takes a number, not {str(value).lower()}")
         return row
+
+
+class Member(Spec):
+    """A member of a union of methods, and what it needs of the rest of its row; most need nothing.
+
+    Attributes:
+        needs_classifier: the kind of network.classifier without which the formula has no meaning: margins on cosines,
+            class activation maps of a linear layer.
+        batches: of a learner, how many samplers its row lists: each step has one batch of each.
+        needs_start: of a learner, whether its row starts from the weights of another row.
+        trains_afresh: of a learner, whether those weights are only looked at (M2m's seed network) while the network
+            that is trained starts fresh.
+        varies_from: of a learner, the first network stage whose batches vary in size; None where none do.
+    """
+
+    needs_classifier: ClassVar[Literal["linear", "cosine"] | None] = None
+    batches: ClassVar[int] = 1
+    needs_start: ClassVar[bool] = False
+    trains_afresh: ClassVar[bool] = False
+
+    @property
+    def varies_from(self) -> int | None:
+        """Return the index of the first stage that sees batches of varying size."""
+        return None

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longtail.data.sampling import Sampler, epoch_indices
+from longtail.data.sampling import Deferred, Fixed, Sampler, class_weights, effective_number, epoch_indices
 from longtail.seeding import generator
 
 COUNTS = [40, 0, 9, 3, 1]
-NAMES: tuple[Sampler, ...] = get_args(Sampler)
+DRS = Deferred(beta=0.99, start=0.8)
+NAMES: tuple[Sampler, ...] = (*get_args(Fixed), DRS)
 
 
 def labels_of(counts: list[int]) -> Tensor:
@@ -20,8 +21,8 @@ def labels_of(counts: list[int]) -> Tensor:
     return labels[torch.randperm(len(labels), generator=generator(0, "labels"))]
 
 
-def draw(name: Sampler, counts: list[int], length: int, seed: int = 0) -> Tensor:
-    return epoch_indices(name, labels_of(counts), torch.tensor(counts), length, generator(seed, name), 0.0)
+def draw(name: Sampler, counts: list[int], length: int, seed: int = 0, progress: float = 0.0) -> Tensor:
+    return epoch_indices(name, labels_of(counts), torch.tensor(counts), length, generator(seed, str(name)), progress)
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any), st.integers(1, 200), st.sampled_from(NAMES))
@@ -95,3 +96,40 @@ def test_class_aware_orders_are_uniform() -> None:
         seen[order] = seen.get(order, 0) + 1
     assert len(seen) == 6
     assert all(abs(times - 50) <= 5 * 50**0.5 for times in seen.values())
+
+
+def frequencies(name: Sampler, progress: float, length: int = 20_000) -> list[float]:
+    drawn = labels_of(COUNTS)[draw(name, COUNTS, length, progress=progress)]
+    return (torch.bincount(drawn, minlength=len(COUNTS)) / length).tolist()
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 0.7, 1.0])
+def test_progressively_balanced_moves_from_images_to_classes(progress: float) -> None:
+    present = sum(n > 0 for n in COUNTS)
+    for n, observed in zip(COUNTS, frequencies("progressively_balanced", progress), strict=True):
+        wanted = (1 - progress) * n / sum(COUNTS) + progress / present if n else 0.0
+        assert abs(observed - wanted) <= 5 * (wanted * (1 - wanted) / 20_000) ** 0.5
+
+
+def test_deferred_sampling_really_changes_what_is_drawn() -> None:
+    """The official code builds a sampler that its loader never uses: before and after are then alike."""
+    before = draw(DRS, COUNTS, sum(COUNTS), progress=0.79)
+    assert before.sort().values.tolist() == list(range(sum(COUNTS)))
+    weights = [n / ((1 - 0.99**n) / (1 - 0.99)) if n else 0.0 for n in COUNTS]
+    for observed, weight in zip(frequencies(DRS, 0.8), weights, strict=True):
+        p = weight / sum(weights)
+        assert abs(observed - p) <= 5 * (p * (1 - p) / 20_000) ** 0.5
+
+
+def test_deferred_sampling_has_its_limits_in_its_neighbours() -> None:
+    counts = torch.tensor(COUNTS)
+    inverse = class_weights(Deferred(beta=1, start=0), counts, 0.5)
+    assert inverse.tolist() == class_weights("class_balanced", counts, 0.5).tolist()
+    torch.testing.assert_close(class_weights(Deferred(beta=0, start=0), counts, 0.5), counts.double())
+
+
+@given(st.integers(1, 10_000), st.floats(0.0, 0.99999))
+def test_the_effective_number_is_its_series(n: int, beta: float) -> None:
+    """1 + beta + beta^2 + ... with n terms: between one image and all of them."""
+    got = float(effective_number(torch.tensor([n]), beta))
+    assert got == pytest.approx(sum(beta**i for i in range(n)), rel=1e-9)

@@ -136,3 +136,21 @@ def test_equal_classifiers_are_equal_bytes_and_different_ones_are_not(tmp_path: 
         classifier.save(tmp_path / name)
     a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
     assert a == b != c
+
+
+def test_cosines_are_computed_in_float32_under_autocast() -> None:
+    layer, features = CosineClassifier(16, 5, 30.0), draw(8, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = layer(features)
+    assert logits.dtype == torch.float32
+    assert logits.equal(layer(features))
+
+
+def test_moved_batchnorm_statistics_survive_the_disk(tmp_path: Path) -> None:
+    statistics = {"stages.0.1.running_mean": draw(3), "stages.0.1.running_var": draw(3).abs()}
+    Classifier(draw(4, 3), draw(4), statistics=statistics).save(tmp_path / "moved.safetensors")
+    loaded = Classifier.load(tmp_path / "moved.safetensors").statistics
+    assert loaded is not None
+    assert {name: value.tolist() for name, value in loaded.items()} == {n: v.tolist() for n, v in statistics.items()}
+    full().save(tmp_path / "plain.safetensors")
+    assert Classifier.load(tmp_path / "plain.safetensors").statistics is None

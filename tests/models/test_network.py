@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import tiny
 from longtail.models.classifier import CosineClassifier, LinearClassifier
 from longtail.models.network import Network, Normalize
 
@@ -87,3 +88,27 @@ def test_freezing_stops_gradients_and_statistics(images: torch.Tensor) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     network.train()(images)
     assert not torch.equal(before["stages.0.1.running_mean"], network.state_dict()["stages.0.1.running_mean"])
+
+
+def test_map_shapes_are_those_of_the_maps() -> None:
+    network = tiny.make_network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = torch.rand(2, 3, 8, 8)
+    for stop in (1, 2, -1, None):
+        assert network.map_shape(stop) == tuple(network.maps(images, stop=stop).shape[1:])
+    assert network.training
+    network = tiny.make_network()
+    network.map_shape()
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())  # BatchNorm saw no zeros
+
+
+def test_statistics_go_into_a_copy() -> None:
+    network = tiny.make_network().eval()
+    name = next(name for name, _ in network.named_buffers() if name.endswith("running_mean"))
+    value = torch.arange(8.0)
+    images = torch.rand(2, 3, 8, 8)
+    before = network(images)
+    moved = network.with_statistics({name: value})
+    assert moved.state_dict()[name].equal(value)
+    assert not moved(images).equal(before)
+    assert network(images).equal(before)

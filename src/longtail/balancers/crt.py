@@ -19,11 +19,11 @@ from longtail.models.classifier import Classifier, LinearClassifier
 from longtail.models.network import Network
 from longtail.plans import Optimisation
 from longtail.seeding import seeded
-from longtail.spec import Spec
+from longtail.spec import Member
 from longtail.training import History, Run, fit
 
 
-class CRT(Spec):
+class CRT(Member):
     """Re-train the classifier from scratch.
 
     Args:

@@ -34,7 +34,7 @@ from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.plans import Optimisation
-from longtail.spec import InputError, Spec
+from longtail.spec import InputError, Member, Spec
 from longtail.training import History, Run, fit
 
 SHOWN = 8  # classes
@@ -71,7 +71,7 @@ class LearningRates(Spec):
         return self
 
 
-class GLAG(Spec):
+class GLAG(Member):
     """Train the classifier on real and generated features.
 
     Args:

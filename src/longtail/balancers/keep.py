@@ -11,11 +11,11 @@ from longtail.data.images import LongTailSplit
 from longtail.features import FeatureBank
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.spec import Spec
+from longtail.spec import Member
 from longtail.training import History, Run
 
 
-class Keep(Spec):
+class Keep(Member):
     """Return the network's own classifier."""
 
     name: Literal["keep"] = "keep"

@@ -20,7 +20,7 @@ from longtail.feature_batches import validation_accuracies, validation_row
 from longtail.features import FeatureBank
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.spec import InputError, Spec
+from longtail.spec import InputError, Member, Spec
 from longtail.training import History, Run
 
 
@@ -43,7 +43,7 @@ class Grid(Spec):
         return [round(self.start + i * self.step, 10) for i in range(count)]
 
 
-class TauNorm(Spec):
+class TauNorm(Member):
     """Scale the network's classifier.
 
     Args:

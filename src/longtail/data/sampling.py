@@ -4,26 +4,67 @@
     square_root         q = 1/2
     class_balanced      q = 0: a class uniformly, then one of its images
     reversed            q = -1: the rarer, the more often
+    progressively_balanced
+                        p_j(t) = (1 - t) n_j / N + t / K, t the share of training done
     class_aware         classes in shuffled cycles, 4 images each from the class's own shuffled cycle
+    deferred            DRS: instance_balanced until `start`, then p_j proportional to n_j / E_j, where
+                        E_j = (1 - beta^n_j) / (1 - beta) is the effective number of samples
 
-Source    Kang et al., ICLR 2020, arXiv:1910.09217, eq. 1, and its ClassAwareSampler; reversed: Zhou et al., CVPR 2020,
-          arXiv:1912.02413 (BBN)
-Differs   the class-aware cycles start afresh each epoch, which is thereby a function of its seed alone
+Source    Kang et al., ICLR 2020, arXiv:1910.09217, eq. 1 and 2, and its ClassAwareSampler; reversed: Zhou et al.,
+          CVPR 2020, arXiv:1912.02413 (BBN); deferred: Cao et al., NeurIPS 2019, arXiv:1906.07413
+Differs   the class-aware cycles start afresh each epoch, which is thereby a function of its seed alone; deferred
+          sampling really changes what is drawn (the official code builds a sampler that its loader never uses)
+Limits    equal counts: all draw classes equally often; deferred with beta = 1: class_balanced from `start` on
 """
 
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 import torch
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor
 
-Sampler = Literal["instance_balanced", "square_root", "class_balanced", "class_aware", "reversed"]
+from longtail.spec import Spec
+
+
+class Deferred(Spec):
+    """Deferred re-sampling (DRS): images as they are at first, by the effective number of their class at last.
+
+    Args:
+        beta: in [0, 1]; 0.9999 in the published tables, 1 for inverse counts, 0 for no change.
+        start: progress from which classes are re-sampled; 0.8 is epoch 160 of 200.
+    """
+
+    name: Literal["deferred"] = "deferred"
+    beta: float = Field(ge=0, le=1)
+    start: float = Field(ge=0, le=1)
+
+
+Fixed = Literal[
+    "instance_balanced", "square_root", "class_balanced", "class_aware", "reversed", "progressively_balanced"
+]
+
+
+def _kind(value: object) -> str | None:
+    if isinstance(value, dict | Deferred):
+        return "deferred"
+    return "fixed" if value in get_args(Fixed) else None
+
+
+Sampler = Annotated[
+    Annotated[Fixed, Tag("fixed")] | Annotated[Deferred, Tag("deferred")],
+    Discriminator(
+        _kind,
+        custom_error_type="sampler",
+        custom_error_message=f"choose one of {', '.join(get_args(Fixed))}, or {{name: deferred, beta: …, start: …}}",
+    ),
+]
 
 POWERS = {"square_root": 0.5, "class_balanced": 0.0, "reversed": -1.0}
 CONSECUTIVE = 4  # images that a class contributes when the class-aware cycle comes to it
 
 
 def epoch_indices(
-    name: Sampler, labels: Tensor, class_counts: Tensor, length: int, generator: torch.Generator, progress: float
+    sampler: Sampler, labels: Tensor, class_counts: Tensor, length: int, generator: torch.Generator, progress: float
 ) -> Tensor:
     """Draw the images of one epoch, in order; classes without images are never drawn.
 
@@ -31,23 +72,44 @@ def epoch_indices(
         labels: (N,) int64.
         class_counts: (K,) int64, images per class in `labels`.
         length: indices wanted; the epochs of `instance_balanced` are permutations if it is N.
-        progress: share of training done in [0, 1), for samplers that change; those above do not.
+        progress: share of training done in [0, 1), for samplers that change.
 
     Returns:
         (length,) int64 indices into `labels`.
     """
     assert torch.equal(class_counts, torch.bincount(labels, minlength=len(class_counts)))
-    if name == "instance_balanced":
+    if sampler == "instance_balanced" or (isinstance(sampler, Deferred) and progress < sampler.start):
         rounds = -(-length // len(labels))
         return torch.cat([torch.randperm(len(labels), generator=generator) for _ in range(rounds)])[:length]
-    if name == "class_aware":
+    if sampler == "class_aware":
         return _class_aware(labels, class_counts, length, generator)
-    return _by_class(POWERS[name], labels, class_counts, length, generator)
+    return _by_class(class_weights(sampler, class_counts, progress), labels, class_counts, length, generator)
 
 
-def _by_class(power: float, labels: Tensor, class_counts: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    """Draw classes with p_j proportional to n_j^power, then images uniformly, both with replacement."""
-    weights = torch.where(class_counts > 0, class_counts.double() ** power, 0.0)
+def class_weights(sampler: Sampler, class_counts: Tensor, progress: float) -> Tensor:
+    """Return (K,) float64, proportional to how often each class is drawn with replacement; 0 for an empty one."""
+    counts = class_counts.double()
+    if isinstance(sampler, Deferred):
+        weights = counts / effective_number(class_counts, sampler.beta)
+    elif sampler == "progressively_balanced":
+        present = int((class_counts > 0).sum())
+        weights = (1 - progress) * counts / counts.sum() + progress / present
+    else:
+        weights = counts ** POWERS[sampler]
+    return torch.where(class_counts > 0, weights, 0.0)
+
+
+def effective_number(class_counts: Tensor, beta: float) -> Tensor:
+    """Return (1 - beta^n) / (1 - beta) per class as (K,) float64, which is n for beta = 1 (Cui et al., CVPR 2019)."""
+    counts = class_counts.double()
+    if beta == 1:
+        return counts
+    # expm1 keeps the digits that 1 - beta^n loses for beta near 1
+    return -torch.expm1(counts * torch.log(torch.tensor(beta, dtype=torch.float64))) / (1 - beta)
+
+
+def _by_class(weights: Tensor, labels: Tensor, class_counts: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """Draw classes by weight, then images uniformly, both with replacement."""
     classes = torch.multinomial(weights, length, replacement=True, generator=generator)
     places = torch.rand(length, generator=generator, dtype=torch.float64) * class_counts[classes]
     return labels.argsort(stable=True)[_starts(class_counts)[classes] + places.long()]

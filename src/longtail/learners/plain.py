@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from longtail.models.network import Network
 from longtail.objective import Objective
-from longtail.spec import Spec
+from longtail.spec import Member
 
 
-class Plain(Spec):
+class Plain(Member):
     """Minimise the objective of logits and labels."""
 
     name: Literal["plain"] = "plain"

@@ -93,7 +93,8 @@ def build_network(
         classifier = _classifier(spec, backbone.feature_dim, num_classes)
     if spec.weights is not None:
         imagenet.load_weights(stages, spec.backbone, spec.weights)
-    return Network([nn.Sequential(Normalize(mean, std), stages[0]), *stages[1:]], classifier)
+    shape = (channels, image_size, image_size)
+    return Network([nn.Sequential(Normalize(mean, std), stages[0]), *stages[1:]], classifier, shape)
 
 
 def _classifier(spec: NetworkSpec, feature_dim: int, num_classes: int) -> LinearClassifier | CosineClassifier:

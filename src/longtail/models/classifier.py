@@ -39,7 +39,10 @@ class CosineClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to logits (B, K)."""
-        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
+        # In float32: bfloat16 knows a cosine to 3 digits, which a margin loss multiplies by 30.
+        with torch.autocast(features.device.type, enabled=False):
+            wide = features.float() if features.dtype.itemsize < 4 else features
+            return self.scale * F.linear(F.normalize(wide), F.normalize(self.weight.to(wide)))
 
     def export(self) -> "Classifier":
         """Return this layer as stage two's plain `Classifier`."""
@@ -57,6 +60,8 @@ class Classifier:
         power: Tukey power of the (non-negative) features, 1 for none and 0 for the logarithm.
         centre: (D,) subtracted after the power, or None.
         unit_norm: whether features are scaled to unit length last.
+        statistics: BatchNorm running means and variances of the backbone, by their names in its state_dict, where a
+            method moved them (MiSLAS); None leaves the backbone as stage one trained it. See Network.with_statistics.
     """
 
     weight: Tensor
@@ -64,6 +69,7 @@ class Classifier:
     power: float = 1.0
     centre: Tensor | None = None
     unit_norm: bool = False
+    statistics: dict[str, Tensor] | None = None
 
     def transform(self, features: Tensor) -> Tensor:
         """Apply power, centring and unit norm, in this order, to features (..., D)."""
@@ -86,13 +92,16 @@ class Classifier:
         }
         if self.centre is not None:
             tensors["centre"] = self.centre
+        tensors |= {f"statistics.{name}": value for name, value in (self.statistics or {}).items()}
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         t = load_file(path)
-        return cls(t["weight"], t["bias"], float(t["power"]), t.get("centre"), bool(t["unit_norm"]))
+        prefix = "statistics."
+        statistics = {name.removeprefix(prefix): t[name] for name in t if name.startswith(prefix)}
+        return cls(t["weight"], t["bias"], float(t["power"]), t.get("centre"), bool(t["unit_norm"]), statistics or None)
 
 
 def tukey(features: Tensor, power: float) -> Tensor:

@@ -1,5 +1,6 @@
 """The network: a list of stages, a mean-pool, a classifier. It never knows the method that trains it."""
 
+from copy import deepcopy
 from typing import Self
 
 import torch
@@ -30,12 +31,19 @@ class Network(nn.Module):
     Args:
         stages: modules (B, C, H, W) -> (B, C', H', W'); the first one takes images in [0, 1].
         classifier: (B, D) -> (B, K).
+        image_shape: (C, H, W) of the images, which `map_shape` needs; None where nobody will ask.
     """
 
-    def __init__(self, stages: list[nn.Module], classifier: LinearClassifier | CosineClassifier) -> None:
+    def __init__(
+        self,
+        stages: list[nn.Module],
+        classifier: LinearClassifier | CosineClassifier,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.classifier = classifier
+        self.image_shape = image_shape
 
     def maps(self, images: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run stages[start:stop] (slice semantics, so -1 counts from the end) on images or on maps (B, C, H, W)."""
@@ -52,6 +60,25 @@ class Network(nn.Module):
         """Map images (B, C, H, W) in [0, 1] to logits (B, K)."""
         logits: Tensor = self.classifier(self.features(images))
         return logits
+
+    @torch.no_grad()
+    def map_shape(self, stop: int | None = None) -> tuple[int, int, int]:
+        """Return (C, H, W) of the maps behind stages[:stop]."""
+        assert self.image_shape is not None
+        probe = deepcopy(self.stages[:stop]).cpu().eval()
+        maps = torch.zeros(1, *self.image_shape)
+        for stage in probe:
+            maps = stage(maps)
+        channels, height, width = maps.shape[1:]
+        return channels, height, width
+
+    def with_statistics(self, statistics: dict[str, Tensor]) -> Self:
+        """Return a copy whose BatchNorm buffers of those names (of the state_dict) have those values."""
+        copy = deepcopy(self)
+        buffers = dict(copy.named_buffers())
+        for name, value in statistics.items():
+            buffers[name].copy_(value)
+        return copy
 
     def freeze(self) -> Self:
         """Stop gradients and put BatchNorm in eval mode, as stage two wants it."""

@@ -10,7 +10,7 @@ from longtail.data.batches import ImageBatches
 from longtail.data.images import LongTailSplit
 from longtail.data.split_files import load_split
 from longtail.features import validation_accuracy
-from longtail.hardware import select_device, select_precision, should_compile
+from longtail.hardware import compile_stages, select_device, select_precision, should_compile
 from longtail.models.network import Network
 from longtail.models.saved import NetworkDescription, save_weights
 from longtail.objective import Objective
@@ -55,9 +55,11 @@ def _train_seed(
     if row.start_from != "data/split":
         load_model(network, Path(row.start_from) / f"seed_{run.seed}" / "weights.safetensors")
     network.to(memory_format=torch.channels_last)
-    if run.compiled:
-        network.compile(dynamic=False)  # in place: the state's keys stay those of a plain network
     step = row.learner.step_for(network, Objective(row.loss, row.reweighting, split.class_counts))
+    if row.learner.trains_afresh:  # the step has its copy of the weights that the row starts from
+        network.load_state_dict(description.build(run.seed).state_dict())
+    if run.compiled:
+        compile_stages(network, row.learner.varies_from)
     batches = ImageBatches(split.train, row.samplers, plan.batch_size, plan.augmentation, plan.epochs, run.seed)
 
     def validate(epoch: int) -> History:
