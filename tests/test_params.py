@@ -151,3 +151,9 @@ def test_a_deferred_sampler_is_a_row(tmp_path: Path) -> None:
     content = copy.deepcopy(CONTENT)
     content["representations"]["ce"]["samplers"] = [{"name": "deferred", "beta": 0.9999, "start": 0.8}]
     assert Params.model_validate(content).representations["ce"].samplers == (Deferred(beta=0.9999, start=0.8),)
+
+
+def test_published_numbers_are_fractions_of_known_metrics_and_rows(tmp_path: Path) -> None:
+    assert "published.ce.overall" in refused(tmp_path, "published", {"ce": {"overall": 38.3}})
+    assert "published.ce.accuracy" in refused(tmp_path, "published", {"ce": {"accuracy": 0.383}})
+    assert "A row of published is 'cee'; choose one of ce," in refused(tmp_path, "published", {"cee": {"overall": 0.3}})

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -22,6 +22,19 @@ GROUPS = ("many", "medium", "few")
 BINS = 15  # of the calibration error, as in Guo et al.
 BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 
+Metric = Literal[
+    "overall",
+    "many",
+    "medium",
+    "few",
+    "balanced",
+    "worst_class",
+    "macro_f1",
+    "ece",
+    "many_index",
+    "medium_index",
+    "few_index",
+]
 Summary = dict[str, dict[str, float | int | None]]
 Size = Annotated[int, Field(ge=0)]
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from longtail.evaluation import GROUPS, EvaluationSpec, Summary
+from longtail.evaluation import GROUPS, EvaluationSpec, Metric, Summary
 from longtail.provenance import Provenance
-from longtail.spec import InputError
 
 Summaries = Mapping[str, Summary]  # method -> metric -> {mean, std, n, classes}, fractions in [0, 1]
-Published = Mapping[str, Mapping[str, float]]  # method -> metric -> fraction in [0, 1]
+Published = Mapping[str, Mapping[Metric, float]]  # method -> metric -> fraction in [0, 1]
 
 SHORT = ("overall", *GROUPS)
 TITLES = {
@@ -31,29 +30,27 @@ def save_metrics(summaries: Summaries, path: Path) -> None:
     path.write_text(json.dumps(summaries, indent=2, allow_nan=False) + "\n")
 
 
-def markdown(summaries: Summaries, spec: EvaluationSpec, provenance: Provenance, published: Published | None) -> str:
+def markdown(summaries: Summaries, spec: EvaluationSpec, provenance: Provenance, published: Published) -> str:
     """Return reports/leaderboard.md: percent, mean ± std, the best of each column bold, and where it comes from.
 
     Args:
         summaries: at least one, in the order of the rows.
-        published: numbers to stand beside ours, or None.
-
-    Raises:
-        InputError: if a published number is not a fraction.
+        published: numbers to stand beside ours.
     """
-    header, *rows = table_rows(summaries, _metrics(summaries), published or {}, "**{}**")
+    header, *rows = table_rows(summaries, _metrics(summaries), published, "**{}**")
     rule = [":---", *["---:"] * (len(header) - 1)]
     lines = ["| " + " | ".join(row).replace("\n", "<br>") + " |" for row in (header, rule, *rows)]
     return "\n".join(["# Leaderboard", "", *lines, "", *_footnotes(spec, provenance), ""])
 
 
-def render(summaries: Summaries, published: Published | None = None) -> Table:
+def render(summaries: Summaries, published: Published) -> Table:
     """Return the short table for the terminal: overall, many, medium, few; 80 columns hold it.
 
     Args:
-        summaries, published: as for `markdown`.
+        summaries, published: as for `markdown`; of the published numbers there is room for the overall ones.
     """
-    header, *rows = table_rows(summaries, SHORT, published or {}, "[bold]{}[/bold]")
+    overall: Published = {name: {"overall": row["overall"]} for name, row in published.items() if "overall" in row}
+    header, *rows = table_rows(summaries, SHORT, overall, "[bold]{}[/bold]")
     table = Table(box=box.SIMPLE_HEAD, caption="Accuracy in percent, mean ± std over n seeds", caption_justify="left")
     for i, title in enumerate(header):
         table.add_column(title, justify="right" if i else "left", no_wrap=True)
@@ -69,7 +66,6 @@ def table_rows(summaries: Summaries, metrics: Sequence[str], published: Publishe
         metrics: columns, in this order; one that has published numbers is followed by a column of them.
         bold: pattern for the best of each column, when there are rows to be better than.
     """
-    _check_published(published)
     columns = [["method", *summaries]]
     for metric in metrics:
         columns.append([_title(summaries, metric), *_cells(summaries, metric, bold)])
@@ -112,16 +108,6 @@ def _with_std(entry: Mapping[str, float | int | None]) -> str:
 
 def _percent(fraction: float | None) -> str:
     return "n/a" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def _check_published(published: Published) -> None:
-    for name, numbers in published.items():
-        for metric, value in numbers.items():
-            if not 0 <= value <= 1:
-                raise InputError(
-                    f"published.{name}.{metric} is {value:g}, but a fraction in [0, 1] is needed. "
-                    f"Write {value / 100:g} for {value:g} percent."
-                )
 
 
 def _footnotes(spec: EvaluationSpec, provenance: Provenance) -> list[str]:

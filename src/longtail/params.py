@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from longtail.balancers import Balancer
 from longtail.data.sampling import Sampler
 from longtail.data.sources import Source
-from longtail.evaluation import EvaluationSpec
+from longtail.evaluation import EvaluationSpec, Metric
 from longtail.features import ExtractSpec
 from longtail.learners import Learner
 from longtail.losses import Loss
@@ -20,6 +20,7 @@ from longtail.plans import Plan
 from longtail.spec import InputError, Member, Spec
 
 RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a stage name, a folder and a table row
+Fraction = Annotated[float, Field(ge=0, le=1)]
 S = TypeVar("S", bound=Spec)
 Overrides = dict[str, Any]  # keys of `network` or `plan` that a row changes; checked once merged
 
@@ -49,7 +50,11 @@ class Method(Spec):
 
 
 class Params(Spec):
-    """Every number of every run."""
+    """Every number of every run.
+
+    Args:
+        published: method -> metric of the leaderboard -> fraction in [0, 1], to stand beside ours; {} for none.
+    """
 
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     data: Source
@@ -59,6 +64,7 @@ class Params(Spec):
     evaluation: EvaluationSpec
     representations: dict[RowName, Representation] = Field(min_length=1)
     methods: dict[RowName, Method] = Field(min_length=1)
+    published: dict[RowName, dict[Metric, Fraction]]
 
     @model_validator(mode="after")
     def _rows_fit_together(self) -> Self:
@@ -75,6 +81,8 @@ class Params(Spec):
             _check_choice(f"methods.{name}.representation", method.representation, self.representations)
             self._check_validation(name, method)
             self._check_classifier(f"methods.{name}.balancer", method.balancer, method.representation)
+        for name in self.published:
+            _check_choice("A row of published", name, self.methods)
         return self
 
     def _check_classifier(self, path: str, member: Member, representation: str) -> None:

@@ -61,8 +61,10 @@ def report(job: Job) -> None:
     with whole_folder(REPORTS / "plots") as folder:
         draw(results, folder)
     save_metrics(summaries, REPORTS / "metrics.json")
-    (REPORTS / "leaderboard.md").write_text(markdown(summaries, job.params.evaluation, provenance, None))
-    Console(width=max(Console().width, 80)).print(render(summaries))
+    (REPORTS / "leaderboard.md").write_text(
+        markdown(summaries, job.params.evaluation, provenance, job.params.published)
+    )
+    Console(width=max(Console().width, 80)).print(render(summaries, job.params.published))
 
 
 def draw(results: Results, folder: Path) -> None:
