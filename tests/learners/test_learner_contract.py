@@ -21,7 +21,24 @@ from longtail.training import History, Run, fit
 from unions import members, name_of
 
 # At least one row per member, with the samplers that it takes.
-ROWS: list[tuple[dict[str, Any], tuple[Sampler, ...]]] = [({"name": "plain"}, ("instance_balanced",))]
+ROWS: list[tuple[dict[str, Any], tuple[Sampler, ...]]] = [
+    ({"name": "plain"}, ("instance_balanced",)),
+    (
+        {
+            "name": "csa",
+            "threshold": 0.2,
+            "volume": 16,
+            "start": 0.25,
+            "emptied": "each_epoch",
+            "bank": True,
+            "mask": True,
+            "masks_from": "uniform",
+            "mixing": "random",
+            "mixup": {"alpha": 1.0, "until": 0.7},
+        },
+        ("instance_balanced", "class_aware"),
+    ),
+]
 LEARNERS = {name_of(member): member for member in members(Learner)}
 every_learner = pytest.mark.parametrize(("row", "samplers"), ROWS, ids=[row["name"] for row, _ in ROWS])
 AUGMENTATION = Augmentation(crop="pad", pad=1, flip=True, jitter=0, policy="none", cutout=2)
