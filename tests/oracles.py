@@ -22,6 +22,38 @@ def gradual_alpha(s: float, c: float, epoch: int, epochs: int) -> float:
     return s * epoch / epochs if c == 1 else s * (c ** (epoch / epochs) - 1)
 
 
+def focal(logits: Sequence[float], label: int, gamma: float) -> float:
+    """Lin et al.: (1 - p_y)^gamma (-log p_y) of one sample; 1 - p_y is the share of the other classes."""
+    top = max(logits)
+    powers = [math.exp(z - top) for z in logits]
+    others = math.fsum(power for j, power in enumerate(powers) if j != label) / math.fsum(powers)
+    modulating: float = others**gamma
+    return modulating * cross_entropy(logits, label)
+
+
+def am_softmax(cosines: Sequence[float], label: int, margin: float, scale: float) -> float:
+    """Wang et al.: -log(e^(s (cos_y - m)) / (e^(s (cos_y - m)) + sum over j != y of e^(s cos_j))) of one sample."""
+    return cross_entropy([scale * (z - margin if j == label else z) for j, z in enumerate(cosines)], label)
+
+
+def ldam_margins(counts: Sequence[int], max_margin: float) -> list[float]:
+    """Cao et al.: Delta_j = C / n_j^(1/4), C such that the largest is max_margin."""
+    quarters = [n**-0.25 for n in counts]
+    return [max_margin / max(quarters) * quarter for quarter in quarters]
+
+
+def ldam(cosines: Sequence[float], label: int, counts: Sequence[int], max_margin: float, scale: float) -> float:
+    """Cao et al.: softmax with the margin of the label's class, of one sample."""
+    return am_softmax(cosines, label, ldam_margins(counts, max_margin)[label], scale)
+
+
+def balanced_softmax(logits: Sequence[float], label: int, counts: Sequence[int]) -> float:
+    """Ren et al.: -log(n_y e^z_y / sum_j n_j e^z_j) of one sample."""
+    top = max(logits)
+    terms = [n * math.exp(z - top) for n, z in zip(counts, logits, strict=True)]
+    return math.log(math.fsum(terms)) - math.log(terms[label])
+
+
 def effective_number(beta: Decimal, n: int) -> Decimal:
     """Cui et al. eq. 2: E_n = (1 - beta^n) / (1 - beta), the sum of beta^i for i < n."""
     return Decimal(n) if beta == 1 else (1 - beta**n) / (1 - beta)

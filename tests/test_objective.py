@@ -1,5 +1,7 @@
 """Re-weighting against exact fractions, and the weighted mean against torch's own."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,11 +12,23 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
+from longtail.losses import Loss
+from longtail.losses.am_softmax import AMSoftmax
 from longtail.losses.cross_entropy import CrossEntropy
+from longtail.losses.focal import Focal
 from longtail.losses.gradual_balanced import GradualBalanced
+from longtail.losses.ldam import LDAM
 from longtail.objective import Objective, Reweighting
 from longtail.seeding import generator
-from oracles import adjusted_cross_entropy, class_balanced_weights, gradual_alpha, weighted_mean
+from oracles import (
+    adjusted_cross_entropy,
+    am_softmax,
+    class_balanced_weights,
+    focal,
+    gradual_alpha,
+    ldam,
+    weighted_mean,
+)
 
 COUNTS = torch.tensor([500, 81, 20, 3, 1])
 CLASS_BALANCED = Reweighting(beta=0.9999, start=0)
@@ -171,3 +185,76 @@ def test_it_leaves_no_trace_in_a_state_and_keeps_its_own_counts() -> None:
     assert objective.class_counts.equal(COUNTS)
     assert objective.state_dict() == {}
     assert list(objective.parameters()) == []
+
+
+# --- the named pairs of a loss and weights ------------------------------------------------------------------------
+
+
+def expected(losses: list[float], labels: Tensor, class_weights: list[float]) -> float:
+    """Return the weighted mean over samples, as torch's `weight=` has it."""
+    return weighted_mean(losses, [class_weights[y] for y in labels.tolist()])
+
+
+def cosines(seed: int) -> tuple[Tensor, Tensor]:
+    logits, labels = sample(seed)
+    return logits.tanh(), labels
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@given(st.integers(0, 1000))
+def test_class_balanced_focal_modulates_by_the_unweighted_probability(gamma: float, seed: int) -> None:
+    """CB focal (Cui et al.) with softmax: w_y (1 - p_y)^gamma (-log p_y), over the sum of w_y."""
+    logits, labels = sample(seed)
+    value = Objective(Focal(gamma=gamma), CLASS_BALANCED, COUNTS)(logits, labels, at(0))
+    weights = class_balanced_weights(0.9999, COUNTS.tolist())
+    pairs = list(zip(logits.tolist(), labels.tolist(), strict=True))
+    assert float(value) == pytest.approx(expected([focal(z, y, gamma) for z, y in pairs], labels, weights), rel=1e-6)
+
+
+def test_the_ldam_repositorys_focal_is_another_one() -> None:
+    """It takes p_y from the weighted cross entropy: with w = 4 and CE = 0.2, 0.45 instead of 0.82."""
+    logits, labels = sample(3)
+    value = float(Objective(Focal(gamma=1), CLASS_BALANCED, COUNTS)(logits, labels, at(0)))
+    weights = class_balanced_weights(0.9999, COUNTS.tolist())
+    ce = [adjusted_cross_entropy(z, y, [1] * 5, 0) for z, y in zip(logits.tolist(), labels.tolist(), strict=True)]
+    per_sample = [weights[y] for y in labels.tolist()]
+    inside = [(1 - math.exp(-w * loss)) * loss for w, loss in zip(per_sample, ce, strict=True)]
+    assert value != pytest.approx(weighted_mean(inside, per_sample), rel=0.01)
+
+
+PAIRS: list[tuple[Loss, Callable[[list[float], int], float]]] = [
+    (LDAM(max_margin=0.5, scale=30), lambda z, y: ldam(z, y, COUNTS.tolist(), 0.5, 30)),  # LDAM-DRW
+    (AMSoftmax(margin=0.35, scale=30), lambda z, y: am_softmax(z, y, 0.35, 30)),  # M-DRW
+]
+
+
+@pytest.mark.parametrize(("loss", "formula"), PAIRS, ids=["LDAM-DRW", "M-DRW"])
+@pytest.mark.parametrize("epoch", [0, 159, 160, 199])
+@given(st.integers(0, 1000))
+def test_margins_with_deferred_weights(
+    loss: Loss, formula: Callable[[list[float], int], float], epoch: int, seed: int
+) -> None:
+    """LDAM repository: per_cls_weights of beta 0 before epoch 160, of 0.9999 then, given to F.cross_entropy."""
+    logits, labels = cosines(seed)
+    value = Objective(loss, DEFERRED, COUNTS)(logits, labels, at(epoch / 200))
+    weights = class_balanced_weights(0.9999 if epoch >= 160 else 0.0, COUNTS.tolist())
+    assert math.fsum(weights) == pytest.approx(5)
+    losses = [formula(z, y) for z, y in zip(logits.tolist(), labels.tolist(), strict=True)]
+    assert float(value) == pytest.approx(expected(losses, labels, weights), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [pair[0] for pair in PAIRS], ids=["LDAM-DRW", "M-DRW"])
+def test_before_its_start_a_deferred_weight_is_exactly_one(loss: Loss) -> None:
+    logits, labels = cosines(4)
+    deferred, plain = (Objective(loss, reweighting, COUNTS) for reweighting in (DEFERRED, None))
+    for epoch in (0, 100, 159):
+        assert deferred(logits, labels, at(epoch / 200)).equal(loss(logits, labels, COUNTS, at(0)).mean())
+        assert deferred(logits, labels, at(epoch / 200)).equal(plain(logits, labels, at(epoch / 200)))
+
+
+@pytest.mark.parametrize("loss", [*(pair[0] for pair in PAIRS), Focal(gamma=2)], ids=repr)
+@pytest.mark.parametrize("t", [0.5, 0.9])
+def test_gradient_of_the_pairs_is_right(loss: Loss, t: float) -> None:
+    logits, labels = cosines(5)
+    objective = Objective(loss, DEFERRED, COUNTS)
+    assert torch.autograd.gradcheck(lambda z: objective(z, labels, at(t)), logits.requires_grad_())

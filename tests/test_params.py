@@ -157,3 +157,30 @@ def test_published_numbers_are_fractions_of_known_metrics_and_rows(tmp_path: Pat
     assert "published.ce.overall" in refused(tmp_path, "published", {"ce": {"overall": 38.3}})
     assert "published.ce.accuracy" in refused(tmp_path, "published", {"ce": {"accuracy": 0.383}})
     assert "A row of published is 'cee'; choose one of ce," in refused(tmp_path, "published", {"cee": {"overall": 0.3}})
+
+
+MARGINS = {"name": "ldam", "max_margin": 0.5, "scale": 30.0}
+
+
+def with_loss(network: dict[str, Any]) -> dict[str, Any]:
+    return {**CONTENT["representations"]["ce"], "loss": MARGINS, "network": network}
+
+
+def test_margins_on_cosines_refuse_a_linear_classifier(tmp_path: Path) -> None:
+    said = refused(tmp_path, "representations.ce", with_loss({}))
+    assert "representations.ce.loss needs a cosine classifier" in said
+
+
+def test_two_scales_of_one_cosine_are_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path, "representations.ce", with_loss({"classifier": "cosine", "scale": 16.0}))
+    assert "multiplies the cosines by 30" in said and "scale 16" in said
+
+
+def test_maps_of_a_cosine_classifier_are_refused(tmp_path: Path) -> None:
+    row = {**CONTENT["representations"]["ce"], "network": {"classifier": "cosine", "scale": 16.0}}
+    row["learner"] = {
+        "name": "csa", "threshold": 0.8, "volume": 64, "start": 0.05, "emptied": "each_epoch", "bank": True,
+        "mask": True, "masks_from": "uniform", "mixing": "random", "mixup": False,
+    }  # fmt: skip
+    row["samplers"] = ["instance_balanced", "class_aware"]
+    assert "representations.ce.learner needs a linear classifier" in refused(tmp_path, "representations.ce", row)

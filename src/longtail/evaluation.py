@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,19 +22,18 @@ GROUPS = ("many", "medium", "few")
 BINS = 15  # of the calibration error, as in Guo et al.
 BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 
-Metric = Literal[
-    "overall",
-    "many",
-    "medium",
-    "few",
-    "balanced",
-    "worst_class",
-    "macro_f1",
-    "ece",
-    "many_index",
-    "medium_index",
-    "few_index",
-]
+METRICS = (
+    "overall", *GROUPS, "balanced", "worst_class", "macro_f1", "ece", *(f"{group}_index" for group in GROUPS)
+)  # fmt: skip
+
+
+def _known(metric: str) -> str:
+    if metric not in METRICS:
+        raise ValueError(f"there is no such metric; choose one of {', '.join(METRICS)}")
+    return metric
+
+
+Metric = Annotated[str, AfterValidator(_known)]
 Summary = dict[str, dict[str, float | int | None]]
 Size = Annotated[int, Field(ge=0)]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from longtail.evaluation import GROUPS, EvaluationSpec, Metric, Summary
+from longtail.evaluation import GROUPS, EvaluationSpec, Summary
 from longtail.provenance import Provenance
 
 Summaries = Mapping[str, Summary]  # method -> metric -> {mean, std, n, classes}, fractions in [0, 1]
-Published = Mapping[str, Mapping[Metric, float]]  # method -> metric -> fraction in [0, 1]
+Published = Mapping[str, Mapping[str, float]]  # method -> metric -> fraction in [0, 1]
 
 SHORT = ("overall", *GROUPS)
 TITLES = {

@@ -76,6 +76,7 @@ class Params(Spec):
             self._check_start(name, row.start_from)
             self._check_learner(name, row)
             self._check_classifier(f"representations.{name}.loss", row.loss, name)
+            self._check_scale(name, row.loss)
             self._check_classifier(f"representations.{name}.learner", row.learner, name)
         for name, method in self.methods.items():
             _check_choice(f"methods.{name}.representation", method.representation, self.representations)
@@ -91,6 +92,14 @@ class Params(Spec):
             raise ValueError(
                 f"{path} needs a {member.needs_classifier} classifier, but that of {representation} is {kind}. "
                 f"Write representations.{representation}.network: {{classifier: {member.needs_classifier}}}."
+            )
+
+    def _check_scale(self, name: str, loss: Member) -> None:
+        scale = self.network_of(name).scale
+        if loss.logit_scale != 1 and scale != 1:
+            raise ValueError(
+                f"representations.{name}.loss multiplies the cosines by {loss.logit_scale:g}, and the network's scale "
+                f"{scale:g} would multiply them again. Write representations.{name}.network: {{scale: 1.0}}."
             )
 
     def _check_learner(self, name: str, row: Representation) -> None:

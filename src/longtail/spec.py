@@ -52,3 +52,8 @@ class Member(Spec):
     def varies_from(self) -> int | None:
         """Return the index of the first stage that sees batches of varying size."""
         return None
+
+    @property
+    def logit_scale(self) -> float:
+        """Return what a loss multiplies bare cosines by; the trained classifier keeps it, for its probabilities."""
+        return 1.0

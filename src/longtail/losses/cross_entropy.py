@@ -4,7 +4,7 @@
 
 Source    textbook; the baseline of every table
 Differs   nothing
-Limits    every other loss here becomes this one when class counts are equal
+Limits    every other loss here becomes this one, when class counts are equal or at some value of its numbers
 """
 
 from typing import Literal
