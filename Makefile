@@ -38,8 +38,8 @@ run: setup ## Train what params.yaml says (only what changed) and print the lead
 test: setup ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-readme: setup ## Copy the leaderboard and the picture of reports/ into README.md
-	@$(BIN)/python docs/update_readme.py
+readme: setup ## Write the leaderboard, the pictures and the table of methods into README.md
+	@$(BIN)/python -m docs.update_readme
 
 check: setup ## Lint, check the formatting, check the types (ruff, mypy --strict)
 	@$(BIN)/ruff check .

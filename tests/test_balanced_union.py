@@ -9,6 +9,11 @@ from longtail.balanced_union import balanced_union
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 63), st.integers(0, 9))
 def test_union_gives_every_class_as_many_rows(counts: list[int], heads: int, seed: int) -> None:
+    compare(counts, heads, seed)
+
+
+def compare(counts: list[int], heads: int, seed: int) -> None:
+    """Compare a union with the counts that GLAG section 4.2 asks for; bit k of heads: class k is a head class."""
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     is_head = torch.tensor([bool(heads >> k & 1) for k in range(len(counts))])
     union = balanced_union(labels, is_head, torch.Generator().manual_seed(seed))
@@ -21,6 +26,7 @@ def test_union_gives_every_class_as_many_rows(counts: list[int], heads: int, see
         if is_head[k]:
             assert (sources == -1).all()
         else:  # floor((n_max - n_k) / n_k) per sample, the remainder to distinct samples
+            assert (sources >= 0).all()
             uses = torch.bincount(sources, minlength=len(labels))[labels == k]
             least = (max(counts) - n) // n
             assert set(uses.tolist()) <= {least, least + 1}

@@ -12,17 +12,18 @@ from torch import Tensor
 from longtail.calibration import ClassStatistics, Support, draw_calibrated, rows_by_class, support_sets
 
 Rows = list[list[float]]
+Moments = tuple[list[float], Rows]  # mean and covariance
 DRAWS = 100_000
 
 
-def _mean(rows: Rows) -> list[float]:
+def mean_of(rows: Rows) -> list[float]:
     """Eq. 5."""
     return [math.fsum(row[d] for row in rows) / len(rows) for d in range(len(rows[0]))]
 
 
-def _covariance(rows: Rows) -> Rows:
+def covariance_of(rows: Rows) -> Rows:
     """Eq. 6; zero for one row, where the paper's divisor is zero."""
-    mean, dim = _mean(rows), len(rows[0])
+    mean, dim = mean_of(rows), len(rows[0])
     divisor = max(len(rows) - 1, 1)
     return [
         [math.fsum((row[a] - mean[a]) * (row[b] - mean[b]) for row in rows) / divisor for b in range(dim)]
@@ -40,13 +41,28 @@ def _support(x: list[float], label: int, means: Rows, counts: list[int], size: i
 
 def _calibrated(
     x: list[float], label: int, beta: float, groups: list[Rows], size: int, gamma: float, form: str
-) -> tuple[list[float], Rows]:
+) -> Moments:
     """Eq. 8 and 9; a sample without candidates keeps its own mean and covariance."""
-    means, counts = [_mean(rows) for rows in groups], [len(rows) for rows in groups]
+    moments = [(mean_of(rows), covariance_of(rows)) for rows in groups]
+    return calibrated(x, label, beta, moments, [len(rows) for rows in groups], size, gamma, form)
+
+
+def calibrated(
+    x: list[float],
+    label: int,
+    beta: float,
+    moments: list[Moments],
+    counts: list[int],
+    size: int,
+    gamma: float,
+    form: str,
+) -> Moments:
+    """Return mean and covariance of eq. 8 and 9 from those of every class."""
+    means = [mean for mean, _ in moments]
     chosen, weights = _support(x, label, means, counts, size)
     beta = beta if chosen else 0.0
-    own, dim = _covariance(groups[label]), len(x)
-    spreads = [_covariance(groups[k]) for k in chosen]
+    own, dim = moments[label][1], len(x)
+    spreads = [moments[k][1] for k in chosen]
     mean = [
         (1 - beta) * x[d] + beta * sum(w * means[k][d] for k, w in zip(chosen, weights, strict=True))
         for d in range(dim)
@@ -92,14 +108,19 @@ def _draw(x: Tensor, label: int, beta: float, groups: list[Tensor], size: int, *
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 6), st.integers(0, 99))
 def test_statistics(counts: list[int], dim: int, seed: int) -> None:
+    compare_statistics(counts, dim, seed)
+
+
+def compare_statistics(counts: list[int], dim: int, seed: int) -> None:
+    """Compare means and covariances of classes with eq. 5 and 6."""
     groups = _groups(counts, dim, seed)
     statistics = ClassStatistics.of(groups)
     assert statistics.class_counts.tolist() == counts
     for k, rows in enumerate(groups):
         factor = statistics.factors[k]
         assert factor.shape == (min(len(rows), dim), dim)  # never larger than the class's own features
-        assert statistics.means[k].tolist() == pytest.approx(_mean(rows.tolist()), abs=1e-12)
-        expected = torch.tensor(_covariance(rows.tolist()), dtype=torch.float64)
+        assert statistics.means[k].tolist() == pytest.approx(mean_of(rows.tolist()), abs=1e-12)
+        expected = torch.tensor(covariance_of(rows.tolist()), dtype=torch.float64)
         assert torch.allclose(factor.T @ factor, expected, rtol=0, atol=1e-12)
 
 
@@ -110,8 +131,12 @@ def test_statistics(counts: list[int], dim: int, seed: int) -> None:
     seed=st.integers(0, 99),
 )
 def test_support_sets(counts: list[int], size: int, label: int, seed: int) -> None:
+    compare_support(counts, size, label % len(counts), seed)
+
+
+def compare_support(counts: list[int], size: int, label: int, seed: int) -> None:
+    """Compare the classes and weights of one sample's support set with eq. 7 and 10."""
     groups = _groups(counts, 3, seed)
-    label %= len(counts)
     x, statistics = groups[label][0], ClassStatistics.of(groups)
     classes, weights = (part[0].tolist() for part in support_sets(x[None], torch.tensor([label]), statistics, size))
     chosen, expected = _support(x.tolist(), label, statistics.means.tolist(), counts, size)
@@ -174,6 +199,13 @@ def test_support_sets_move_with_the_labels() -> None:
 def test_moments_of_the_draws(
     counts: list[int], label: int, beta: float, gamma: float, form: Literal["ones", "identity"]
 ) -> None:
+    compare_moments(counts, label, beta, gamma, form)
+
+
+def compare_moments(
+    counts: list[int], label: int, beta: float, gamma: float, form: Literal["ones", "identity"]
+) -> None:
+    """Compare mean and covariance of what one sample gives with eq. 8 and 9."""
     groups = _groups(counts, 4, 1)
     x = groups[label][0]
     drawn = _draw(x, label, beta, groups, 3, gamma=gamma, gamma_form=form)
@@ -220,7 +252,7 @@ def test_noise_has_the_covariance_of_each_class() -> None:
     classes = torch.arange(3).repeat(DRAWS)
     noise = ClassStatistics.of(groups).noise(classes, torch.Generator().manual_seed(0))
     for k, rows in enumerate(groups):
-        expected = torch.tensor(_covariance(rows.tolist()), dtype=torch.float64)
+        expected = torch.tensor(covariance_of(rows.tolist()), dtype=torch.float64)
         variance = expected.diagonal()
         error = 5 * (2 * variance[:, None] * variance[None] / DRAWS).sqrt() + 1e-12
         assert ((noise[classes == k].T.cov() - expected).abs() <= error).all()

@@ -41,6 +41,13 @@ def _vector(*values: float) -> torch.Tensor:
 def test_sign_rule(
     case: str, beta: float, before: float, now: float, images: int, is_head: bool, expected: float
 ) -> None:
+    compare_case(case, beta, before, now, images, is_head, expected)
+
+
+def compare_case(
+    case: str, beta: float, before: float, now: float, images: int, is_head: bool, expected: float
+) -> None:
+    """Compare one step of the sign rule with what the table says."""
     old = Confidence(_vector(beta), _vector(before), _vector(before))
     new = _adaptation().updated(old, _vector(now), torch.tensor([images]), torch.tensor([is_head]), done=0.25)
     assert new.beta.item() == pytest.approx(expected), case
@@ -74,6 +81,11 @@ def _oracle(accuracies: list[float], images: int, compare: str, rule: str, momen
 def test_whole_training_follows_the_rule(
     accuracies: list[float], images: int, compare: str, rule: str, momentum: float
 ) -> None:
+    compare_training(accuracies, images, compare, rule, momentum)
+
+
+def compare_training(accuracies: list[float], images: int, compare: str, rule: str, momentum: float) -> None:
+    """Compare beta after each generation epoch of one tail class."""
     rules = {"sign": SIGN, "proportional": {"name": "proportional", "kappa": 0.7}}
     spec = _adaptation(compare=compare, momentum=momentum, rule=rules[rule])
     tail = torch.tensor([False])
@@ -93,6 +105,12 @@ def test_classes_do_not_influence_each_other() -> None:
         one = slice(k, k + 1)
         alone = Confidence.start(0.4, is_head[one], start[one])
         assert spec.updated(alone, now[one], images[one], is_head[one], 0.1).beta == together.beta[one]
+
+
+def test_a_class_without_validation_images_keeps_beta_under_the_proportional_rule_too() -> None:
+    spec = _adaptation(rule={"name": "proportional", "kappa": 0.7})
+    tail, none = torch.tensor([False]), torch.tensor([0])
+    assert spec.updated(Confidence.start(0.6, tail, _vector(NAN)), _vector(NAN), none, tail, 0.5).beta.tolist() == [0.6]
 
 
 def test_start_gives_beta_to_tail_classes_only() -> None:

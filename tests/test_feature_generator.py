@@ -1,5 +1,7 @@
 """The balanced union: who is in it, where its features come from, and that it never is in memory whole."""
 
+import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from longtail.feature_generator import GeneratedBatch, GeneratedBatches, Generat
 from longtail.features import FeatureBank
 from longtail.models.classifier import tukey
 from longtail.spec import InputError
+from test_calibration import Moments, calibrated, covariance_of, mean_of
 
 HEAD = torch.tensor([True, True, False, False, False])
 
@@ -66,6 +69,11 @@ def test_epoch_is_balanced_and_contains_the_real_rows_of_its_view(batch_size: in
 
 
 def test_head_rows_are_the_real_rows_of_head_classes_before_the_transform() -> None:
+    compare_head_rows()
+
+
+def compare_head_rows() -> None:
+    """Compare what the teacher sees with the bank."""
     bank = make_bank()
     joined = _joined(_batches(bank), 1)
     assert len(joined.head_rows) == 40 + 18
@@ -112,6 +120,48 @@ def test_with_full_confidence_tail_rows_lie_around_the_other_means(statistics: s
     drawn = joined.features[joined.labels == 1]
     assert torch.allclose(drawn.mean(0), head.mean(0), atol=0.02)
     assert torch.allclose(drawn.T.cov(), head.T.cov(), atol=0.02)
+
+
+def test_features_of_a_union_have_the_moments_of_the_paper() -> None:
+    compare()
+
+
+def compare(epoch: int = 1) -> None:
+    """Compare each class of a union with GLAG eq. 5 to 10: its real rows, and the mixture that is drawn for it.
+
+    Class 1 is a head class too, 2 and 3 are tail classes with a beta each; no option is at the value where it is idle.
+    """
+    beta, gamma, power, size = [0.0, 0.0, 0.6, 0.3], 0.05, 0.5, 2
+    bank = make_bank(counts=(3000, 1500, 40, 4), dim=4, spread=0.3, views=2)
+    heads = torch.tensor([True, True, False, False])
+    batches = _batches(bank, heads, tukey=power, gamma=gamma, support=size, batch_size=4096)
+    batches.confidence = Confidence(*[torch.tensor(beta, dtype=torch.float64)] * 3)
+    joined = _joined(batches, epoch)
+    view = (bank.features[epoch % 2].double() ** power).tolist()
+    groups = [[x for x, y in zip(view, bank.labels.tolist(), strict=True) if y == k] for k in range(4)]
+    moments, counts = [(mean_of(rows), covariance_of(rows)) for rows in groups], [len(rows) for rows in groups]
+    for k, rows in enumerate(groups):
+        missing = max(counts) - counts[k]
+        calibrate = partial(calibrated, moments=moments, counts=counts, size=size, gamma=gamma, form="ones")
+        sources = [moments[k]] if heads[k] else [calibrate(x, k, beta[k]) for x in rows]
+        parts = [(1.0, (x, [[0.0] * 4] * 4)) for x in rows] + [(missing / len(sources), part) for part in sources]
+        compare_mixture(joined.features[joined.labels == k].double(), parts, missing)
+
+
+def compare_mixture(features: torch.Tensor, parts: list[tuple[float, Moments]], drawn: int) -> None:
+    """Compare mean and covariance of rows with those of a mixture (weights and moments), within six standard errors."""
+    total, dims = sum(weight for weight, _ in parts), range(features.shape[1])
+    mean = [math.fsum(w * m[a] for w, (m, _) in parts) / total for a in dims]
+    covariance = [
+        [math.fsum(w * (c[a][b] + (m[a] - mean[a]) * (m[b] - mean[b])) for w, (m, c) in parts) / total for b in dims]
+        for a in dims
+    ]
+    variance = features.new_tensor(covariance).diagonal()
+    error = 6 * drawn**0.5 / total  # real rows are known
+    assert len(features) == pytest.approx(total)
+    assert ((features.mean(0) - features.new_tensor(mean)).abs() <= error * variance.sqrt() + 1e-6).all()
+    bound = error * (2 * variance[:, None] * variance[None]).sqrt() + 1e-6
+    assert ((features.T.cov(correction=0) - features.new_tensor(covariance)).abs() <= bound).all()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """From encoded images to probabilities: what `evaluate` found, whatever the images' format."""
 
 import io
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -122,6 +123,19 @@ def test_saved_and_loaded_it_predicts_the_same(tiny_split: LongTailSplit, tmp_pa
     assert loaded.classes == tiny_split.classes
     # Not the same bits: weights mapped from a file are aligned differently, and torch picks its kernels by that.
     torch.testing.assert_close(loaded.predict(encoded), predictor.predict(encoded), atol=1e-6, rtol=0)
+
+
+def test_statistics_that_a_classifier_brings_are_the_networks(tiny_split: LongTailSplit, tmp_path: Path) -> None:
+    plain, encoded = make_predictor(tiny_split), [example_image(tiny_split.test)]
+    statistics = {n: v / 4 for n, v in plain.network.state_dict().items() if n.endswith("running_var")}
+    assert statistics
+    shifted = Predictor(plain.description, plain.network, replace(plain.classifier, statistics=statistics))
+    shifted.save(tmp_path / "saved")
+    loaded = Predictor.load(tmp_path / "saved")
+    expected = Predictor(plain.description, plain.network.with_statistics(statistics), plain.classifier)
+    torch.testing.assert_close(loaded.predict(encoded), expected.predict(encoded), atol=1e-6, rtol=0)
+    assert (loaded.predict(encoded) - plain.predict(encoded)).abs().max() > 1e-3
+    assert not any(module.training for module in loaded.network.modules())
 
 
 def test_gathered_from_stage_outputs_it_is_the_seed_asked_for(tiny_split: LongTailSplit, tmp_path: Path) -> None:

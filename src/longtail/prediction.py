@@ -33,7 +33,7 @@ class Predictor:
 
     Args:
         description: the network's shape, its images and class names.
-        network: in eval mode, frozen.
+        network: in eval mode, frozen, with the classifier's BatchNorm statistics where it brings any.
         classifier: replaces the network's own.
     """
 
@@ -50,8 +50,8 @@ class Predictor:
     def load(cls, folder: Path) -> Self:
         """Read what `save` or `gather` wrote."""
         description = NetworkDescription.load(folder)
-        network = description.load_weights(folder / WEIGHTS).freeze()
-        return cls(description, network, Classifier.load(folder / CLASSIFIER))
+        network, classifier = description.load_weights(folder / WEIGHTS), Classifier.load(folder / CLASSIFIER)
+        return cls(description, network.with_statistics(classifier.statistics or {}).freeze(), classifier)
 
     def save(self, folder: Path) -> None:
         """Write network.json, weights.safetensors and classifier.safetensors."""

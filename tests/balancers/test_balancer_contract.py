@@ -7,19 +7,31 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from banks import biased_network, copied, make_bank, make_plan, make_run, same
+from banks import CPU, biased_network, copied, make_bank, make_plan, make_run, same
 from longtail.balancers import Balancer
+from longtail.data.augmentation import Augmentation
 from longtail.data.images import LongTailSplit
-from longtail.features import FeatureBank
+from longtail.features import ExtractSpec, FeatureBank, extract, features_of
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.training import History
+from trained import trained_network
 from unions import members, name_of
 
 ROWS: dict[str, dict[str, Any]] = {
     "keep": {},
     "crt": {"sampler": "class_balanced", "plan": make_plan(epochs=15).model_dump()},
+    "lws": {"sampler": "class_aware", "plan": make_plan(epochs=15).model_dump()},
     "tau_norm": {"tau": {"start": 0.0, "stop": 2.0, "step": 0.25}},
+    "logit_adjustment": {"tau": {"start": 0.0, "stop": 2.0, "step": 0.25}},
+    "ncm": {"space": "centred_unit", "metric": "euclidean"},
+    "mislas": {
+        "smoothing": {"eps_head": 0.3, "eps_tail": 0.0, "form": "concave"},
+        "shift_batch_norm": True,
+        "lr_factors": {"fc": 1.0, "lws": 1.0},
+        "augmentation": {"crop": "none", "pad": 0, "flip": False, "jitter": 0.1, "policy": "none", "cutout": 0},
+        "plan": make_plan(epochs=15).model_dump(),
+    },
     "glag": {
         "beta_0": 0.3,
         "adaptive": {
@@ -61,15 +73,26 @@ def _fit(
     return result
 
 
+def _given(name: str, split: LongTailSplit, bias: float) -> tuple[FeatureBank, Network]:
+    """A bank with a network: of the split's images for those that look at images, who must agree with the bank."""
+    if "augmentation" not in ROWS[name]:
+        bank = make_bank()
+        return bank, biased_network(bank, bias)
+    network = trained_network()
+    augmentation = Augmentation.model_validate(ROWS[name]["augmentation"])
+    return extract(network, split, augmentation, ExtractSpec(views=2, max_gigabytes=1.0), 0, CPU), network
+
+
 @every_balancer
 def test_separable_features_are_told_apart(name: str, tiny_split: LongTailSplit) -> None:
-    bank = make_bank()
-    network = biased_network(bank, bias=0.0)
+    bank, network = _given(name, tiny_split, bias=0.0)
     if name == "tau_norm":  # it drops the bias, so directions must do: weights that are normalised class means
         with torch.no_grad():
             network.classifier.weight.copy_(torch.nn.functional.normalize(bank.class_means))
     classifier, _ = _fit(name, bank, network, tiny_split)
-    assert torch.equal(classifier(bank.val_features.float()).argmax(1), bank.val_labels)
+    moved = network.with_statistics(classifier.statistics or {})
+    seen = torch.cat(list(features_of(moved, tiny_split.val, CPU))) if classifier.statistics else bank.val_features
+    assert torch.equal(classifier(seen.float()).argmax(1), bank.val_labels)
 
 
 @every_balancer
@@ -94,8 +117,8 @@ def test_equal_seeds_give_equal_bits_and_nothing_else_changes(
 
 @every_balancer
 def test_history_is_logged_and_is_json(name: str, tiny_split: LongTailSplit) -> None:
-    bank, rows = make_bank(), list[History]()
-    _, history = _fit(name, bank, biased_network(bank, bias=1.0), tiny_split, rows=rows)
+    (bank, network), rows = _given(name, tiny_split, bias=1.0), list[History]()
+    _, history = _fit(name, bank, network, tiny_split, rows=rows)
     assert rows == history
     assert [row["epoch"] for row in history] == list(range(len(history)))
     for row in history:
@@ -106,8 +129,8 @@ def test_history_is_logged_and_is_json(name: str, tiny_split: LongTailSplit) -> 
 
 @every_balancer
 def test_the_classifier_survives_the_disk(name: str, tiny_split: LongTailSplit, tmp_path: Path) -> None:
-    bank = make_bank()
-    classifier, _ = _fit(name, bank, biased_network(bank, bias=1.0), tiny_split)
+    bank, network = _given(name, tiny_split, bias=1.0)
+    classifier, _ = _fit(name, bank, network, tiny_split)
     assert classifier.weight.shape == (5, 16)
     assert not classifier.weight.requires_grad
     classifier.save(tmp_path / "classifier.safetensors")

@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from banks import COUNTS, biased_network, copied, make_bank, make_plan, make_run, same
-from longtail.balancers.glag import GLAG, Distillation, GLAGStep, LearningRates, distillation_loss
+from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, make_run, same
+from longtail.balancers.glag import GLAG, Distillation, GLAGStep, distillation_loss
+from longtail.confidence import Confidence
 from longtail.data.images import LongTailSplit
-from longtail.feature_generator import GeneratedBatch
+from longtail.feature_generator import GeneratedBatch, GeneratedBatches
 from longtail.features import FeatureBank
 from longtail.models.classifier import Classifier, CosineClassifier
 from longtail.models.network import Network
+from longtail.scaled_classifier import LearningRates
 from longtail.spec import InputError
 from longtail.training import History, Run
 
-ADAPTIVE = {
+ADAPTIVE: dict[str, Any] = {
     "compare": "previous",
     "momentum": 0.5,
     "maximum": 0.9,
@@ -110,6 +112,11 @@ def _batch(head_rows: list[int]) -> GeneratedBatch:
 @pytest.mark.parametrize("progress", [0.0, 0.25, 0.975])
 @pytest.mark.parametrize("head_rows", [[0, 5], [1, 0, 5], []])
 def test_loss_is_cross_entropy_and_scheduled_distillation(progress: float, head_rows: list[int]) -> None:
+    compare_loss(progress, head_rows)
+
+
+def compare_loss(progress: float, head_rows: list[int]) -> None:
+    """Compare eq. 11 on a batch."""
     step, batch = _step(), _batch(head_rows)
     with torch.no_grad():
         step.lws.copy_(torch.linspace(0.5, 1.5, 5))
@@ -162,8 +169,53 @@ def test_only_the_chosen_parts_learn(fc: float, lws: float, tiny_split: LongTail
     assert factors == {key: factor for key, factor in expected.items() if factor}
 
 
+def test_factors_of_the_learning_rate(tiny_split: LongTailSplit) -> None:
+    compare_first_step(tiny_split)
+
+
+def compare_first_step(split: LongTailSplit) -> None:
+    """Compare the classifier after one step of plain SGD on a whole union with -lr times factor times gradient."""
+    bank, fc, lws, lr = make_bank(counts=(6, 4, 2), dim=4), 0.2, 1.0, 0.05
+    network = biased_network(bank, bias=1.0)
+    heads, beta = torch.tensor([True, False, False]), torch.tensor([0.0, 0.6, 0.6], dtype=torch.float64)
+    plain = {"epochs": 1, "batch_size": 18, "lr": lr, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    spec = _spec(
+        plan=make_plan(**plain).model_dump(),
+        lr_factors={"fc": fc, "lws": lws},
+        head_classes={"name": "many_shot", "above": 5},
+        adaptive=False,
+    )
+    confidence = Confidence(beta, beta, beta)
+    ((batch,),) = GeneratedBatches(bank, spec.generation, heads, confidence, 18, make_run().seed, CPU).epoch(0)
+    classifier, _ = spec.fit(bank, network, split, make_run())
+
+    before = network.classifier.export()
+    weight, bias = before.weight.tolist(), before.bias.tolist()
+    slopes, levels, scales = [[0.0] * 4 for _ in range(3)], [0.0] * 3, [0.0] * 3
+    for row, label in zip(batch.features.tolist(), batch.labels.tolist(), strict=True):
+        logits = [
+            math.fsum(w * f for w, f in zip(ws, row, strict=True)) + b for ws, b in zip(weight, bias, strict=True)
+        ]
+        for k, p in enumerate(_softmax(logits, 1)):
+            error = (p - (k == label)) / len(batch.labels)
+            slopes[k] = [slope + error * f for slope, f in zip(slopes[k], row, strict=True)]
+            levels[k] += error
+            scales[k] += error * logits[k]
+    for k in range(3):  # lws is 1 at first
+        scale = 1 - lr * lws * scales[k]
+        expected = [scale * (w - lr * fc * slope) for w, slope in zip(weight[k], slopes[k], strict=True)]
+        assert classifier.weight[k].tolist() == pytest.approx(expected, abs=2e-6)
+        assert float(classifier.bias[k]) == pytest.approx(scale * (bias[k] - lr * fc * levels[k]), abs=2e-6)
+        assert abs(scales[k]) > 1e-3
+
+
 @pytest.mark.parametrize("unit_norm", [False, True])
 def test_exported_classifier_gives_the_steps_logits_on_raw_features(unit_norm: bool) -> None:
+    compare_export(unit_norm)
+
+
+def compare_export(unit_norm: bool) -> None:
+    """Compare the classifier that is returned, on raw features, with what was trained."""
     step, batch = _step(unit_norm=unit_norm), _batch([0, 5])
     with torch.no_grad():
         step.lws.copy_(torch.linspace(0.5, 1.5, 5))
@@ -267,12 +319,16 @@ def test_generated_features_lie_nearer_to_their_class_than_the_neighbours_do(tin
 def test_beta_follows_the_validation_accuracy_that_the_history_shows(
     rule: dict[str, Any], tiny_split: LongTailSplit
 ) -> None:
+    compare_beta(rule, tiny_split)
+
+
+def compare_beta(rule: dict[str, Any], split: LongTailSplit) -> None:
     """With one tail class, the mean accuracy determines the class's own: recompute the rule from the history."""
     bank = make_bank(counts=(30, 4), spread=1.5, val_per_class=10)
     kept = bank.val_labels == 1
     bank = FeatureBank(**(vars(bank) | {"val_features": bank.val_features[kept], "val_labels": bank.val_labels[kept]}))
     network = biased_network(bank, bias=1.0)
-    _, history = _spec(adaptive={**ADAPTIVE, "rule": rule}).fit(bank, network, tiny_split, make_run())
+    _, history = _spec(adaptive={**ADAPTIVE, "rule": rule}).fit(bank, network, split, make_run())
     beta, average = 0.6, _recall(network.classifier.export(), bank)[1]
     for done, row in enumerate(history, 1):
         accuracy = row["val_accuracy"]

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from banks import biased_network, copied, make_bank, make_run, same
-from longtail.balancers.tau_norm import Grid, TauNorm, normalised
+from longtail.balancers.tau_norm import TauNorm, normalised
 from longtail.data.images import LongTailSplit
 from longtail.features import FeatureBank
+from longtail.grid import Grid
 from longtail.models.classifier import Classifier, CosineClassifier, LinearClassifier
 from longtail.models.network import Network
 from longtail.spec import InputError
@@ -60,12 +61,6 @@ def test_tau_zero_is_keep_without_its_bias(tiny_split: LongTailSplit) -> None:
     features = bank.features[0].float()
     assert torch.equal(classifier(features), features @ network.classifier.weight.T)
     assert history[0]["tau"] == 0.0
-
-
-def test_grid_includes_both_ends() -> None:
-    assert Grid(start=0, stop=2, step=0.1).values() == [round(0.1 * i, 10) for i in range(21)]
-    assert Grid(start=0.5, stop=0.5, step=1).values() == [0.5]
-    assert Grid(start=0, stop=1, step=0.4).values() == [0.0, 0.4, 0.8]
 
 
 def test_validation_chooses_the_best_tau_and_the_smallest_of_equals(tiny_split: LongTailSplit) -> None:

@@ -17,11 +17,11 @@ Limits    equal counts: nothing is drawn; beta_0 = 0 and no adaptation: each cla
 """
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from longtail.confidence import Adaptation, Confidence
@@ -34,6 +34,7 @@ from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.plans import Optimisation
+from longtail.scaled_classifier import LearningRates, ScaledClassifier
 from longtail.spec import InputError, Member, Spec
 from longtail.training import History, Run, fit
 
@@ -51,24 +52,6 @@ class Distillation(Spec):
 
     temperature: float = Field(gt=0)
     alpha: GradualBalanced
-
-
-class LearningRates(Spec):
-    """Factors of the plan's lr for the parts of the classifier; 0 freezes a part.
-
-    Args:
-        fc: weight and bias, which start from stage one.
-        lws: one scale per class, which starts at 1 (learnable weight scaling).
-    """
-
-    fc: float = Field(ge=0)
-    lws: float = Field(ge=0)
-
-    @model_validator(mode="after")
-    def _something_learns(self) -> Self:
-        if not self.fc and not self.lws:
-            raise ValueError("fc and lws are both 0, so nothing would be trained; set one of them to 1.0")
-        return self
 
 
 class GLAG(Member):
@@ -164,7 +147,7 @@ class GLAG(Member):
         self.generation.check(bank)
 
 
-class GLAGStep(nn.Module):
+class GLAGStep(ScaledClassifier):
     """The loss of stage two (GLAG eq. 11) and the classifier that it trains.
 
     Args:
@@ -175,22 +158,12 @@ class GLAGStep(nn.Module):
     def __init__(
         self, teacher: Classifier, power: float, lr_factors: LearningRates, distillation: Distillation | None
     ) -> None:
-        super().__init__()
+        super().__init__(teacher, lr_factors)
         self.teacher, self.power, self.distillation = teacher, power, distillation
-        self.lr_factors = lr_factors
-        self.weight = nn.Parameter(teacher.weight.clone(), requires_grad=lr_factors.fc > 0)
-        self.bias = nn.Parameter(teacher.bias.clone(), requires_grad=lr_factors.fc > 0)
-        self.lws = nn.Parameter(torch.ones_like(teacher.bias), requires_grad=lr_factors.lws > 0)
-
-    def groups(self) -> list[dict[str, Any]]:
-        """Return the parameter groups that learn, each with its `lr_factor`."""
-        groups = [([self.weight, self.bias], self.lr_factors.fc), ([self.lws], self.lr_factors.lws)]
-        return [{"params": parameters, "lr_factor": factor} for parameters, factor in groups if factor]
 
     def forward(self, batch: GeneratedBatch, *, progress: Tensor, generator: torch.Generator) -> Tensor:
         """Return the scalar to minimise, in nats."""
-        features = F.normalize(batch.features) if self.teacher.unit_norm else batch.features
-        logits = self.lws * F.linear(features, self.weight, self.bias)
+        logits = self.logits(batch.features)
         loss = F.cross_entropy(logits, batch.labels)
         if self.distillation is None:
             return loss
@@ -199,12 +172,9 @@ class GLAGStep(nn.Module):
         )
         return loss + self.distillation.alpha.alpha(progress).to(loss.dtype) * teaching
 
-    @torch.no_grad()
     def export(self) -> Classifier:
         """Return the classifier, which transforms features itself."""
-        return replace(
-            self.teacher, weight=self.lws[:, None] * self.weight, bias=self.lws * self.bias, power=self.power
-        )
+        return replace(super().export(), power=self.power)
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -10,37 +10,18 @@ Limits    tau = 0: the stage-one classifier without its bias; weights of equal l
 """
 
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from functools import partial
+from typing import Literal
 
 import torch
-from pydantic import Discriminator, Field, Tag, model_validator
 
 from longtail.data.images import LongTailSplit
-from longtail.feature_batches import validation_accuracies, validation_row
 from longtail.features import FeatureBank
+from longtail.grid import Grid, NumberOrGrid, choose_tau
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.spec import InputError, Member, Spec
+from longtail.spec import Member
 from longtail.training import History, Run
-
-
-class Grid(Spec):
-    """Numbers from `start` to `stop`, both included, in steps of `step`."""
-
-    start: float = Field(ge=0)
-    stop: float
-    step: float = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _runs_upwards(self) -> Self:
-        if self.stop < self.start:
-            raise ValueError(f"start {self.start:g} is above stop {self.stop:g}; exchange them")
-        return self
-
-    def values(self) -> list[float]:
-        """Return the numbers, ascending."""
-        count = int((self.stop - self.start) / self.step + 1e-6) + 1
-        return [round(self.start + i * self.step, 10) for i in range(count)]
 
 
 class TauNorm(Member):
@@ -51,10 +32,7 @@ class TauNorm(Member):
     """
 
     name: Literal["tau_norm"] = "tau_norm"
-    tau: Annotated[
-        Annotated[float, Field(ge=0), Tag("number")] | Annotated[Grid, Tag("grid")],
-        Discriminator(lambda value: "grid" if isinstance(value, dict | Grid) else "number"),
-    ]
+    tau: NumberOrGrid
 
     def without_validation(self) -> str | None:
         """Return what to change where there are no validation images; None if nothing needs any."""
@@ -71,19 +49,7 @@ class TauNorm(Member):
         Raises:
             InputError: if tau is to be chosen and there are no validation images.
         """
-        if isinstance(self.tau, Grid) and not len(bank.val_labels):
-            raise InputError(
-                f"{run.name} chooses tau by validation accuracy, but the split has no validation images. "
-                "Set data.validation.per_class to 20, or give balancer.tau a number such as 1.0."
-            )
-        classifier = network.classifier.export()
-        candidates = self.tau.values() if isinstance(self.tau, Grid) else [self.tau]
-        accuracies = [validation_accuracies(normalised(classifier, tau), bank, run.device) for tau in candidates]
-        means = [float(per_class.nanmean()) for per_class in accuracies]
-        best = means.index(max(means)) if len(means) > 1 else 0  # the first of several equals
-        row: History = {"epoch": 0, "tau": candidates[best], **validation_row(accuracies[best])}
-        run.log(row)
-        return normalised(classifier, candidates[best]), [row]
+        return choose_tau(self.tau, partial(normalised, network.classifier.export()), bank, run)
 
 
 def normalised(classifier: Classifier, tau: float) -> Classifier:

@@ -1,5 +1,8 @@
 """Stage `evaluate@<method>`: classifiers and test features in, probabilities of every test image and metrics out.
 
+A classifier that brings BatchNorm statistics (MiSLAS) meets features computed again: those that `extract` saved are of
+the network without them.
+
 Nothing here chooses anything: the network of the last epoch and the classifier of the last epoch are what is tested.
 """
 
@@ -8,24 +11,28 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
+from longtail.data.images import LabeledImages
 from longtail.data.split_files import load_split
 from longtail.evaluation import Metrics, Predictions, evaluate, metrics_document, save_predictions
+from longtail.features import features_of
+from longtail.hardware import select_device
 from longtail.models.classifier import Classifier
+from longtail.models.saved import NetworkDescription
 from longtail.stages.job import Job, run_stage
 
 
 def evaluate_method(job: Job) -> None:
     """Evaluate the method's classifier of every seed, in float32."""
     split = load_split(Path("data/split"))
-    features = Path("features") / job.params.methods[job.row].representation
+    representation = job.params.methods[job.row].representation
     per_seed: dict[int, Metrics] = {}
     for seed in job.params.seeds:
         classifier = Classifier.load(Path("classifiers") / job.row / f"seed_{seed}" / "classifier.safetensors")
-        test = load_file(features / f"seed_{seed}" / "test.safetensors")
-        probabilities = classifier(test["features"]).softmax(1)
-        predictions = Predictions(tuple(split.test.ids), test["labels"], probabilities)
-        per_seed[seed] = evaluate(probabilities, test["labels"], split.class_counts, job.params.evaluation)
+        probabilities = classifier(features_for(classifier, split.test, representation, seed)).softmax(1)
+        predictions = Predictions(tuple(split.test.ids), split.test.labels, probabilities)
+        per_seed[seed] = evaluate(probabilities, split.test.labels, split.class_counts, job.params.evaluation)
         save_predictions(predictions, job.out / f"seed_{seed}.safetensors")
     document = metrics_document(per_seed)
     (job.out / "metrics.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
@@ -33,6 +40,16 @@ def evaluate_method(job: Job) -> None:
     print(
         f"{job.name}: {100 * float(overall.mean()):.1f} % of the test images, mean of {len(overall)} seeds", flush=True
     )
+
+
+def features_for(classifier: Classifier, test: LabeledImages, representation: str, seed: int) -> Tensor:
+    """Return the test features (N, D) float32 that a classifier was made for."""
+    if classifier.statistics is None:
+        return load_file(Path("features") / representation / f"seed_{seed}" / "test.safetensors")["features"]
+    models, device = Path("models") / representation, select_device()
+    network = NetworkDescription.load(models).load_weights(models / f"seed_{seed}" / "weights.safetensors")
+    moved = network.with_statistics(classifier.statistics).to(device).freeze()
+    return torch.cat(list(features_of(moved, test, device)))
 
 
 if __name__ == "__main__":
