@@ -18,13 +18,13 @@ Limits    start = 1: plain learning; mixing = 0, or bank = false: the balanced b
 
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from longtail.backgrounds import background_masks, confident, evaluating, usable
 from longtail.context_bank import ContextBank
+from longtail.mixing import blend, draw_partners, draw_share, mixed_objective
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
 from longtail.objective import Objective
@@ -156,13 +156,10 @@ class CSAStep(nn.Module):
         if mixup is False or float(progress) >= mixup.until:
             loss = self.objective(self.network(images), labels, progress)
             return loss
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))  # torch's Beta takes no generator, numpy's does
-        share = np.random.default_rng(seed).beta(mixup.alpha, mixup.alpha)
-        order = torch.randperm(len(images), generator=generator).to(images.device)
-        logits = self.network(share * images + (1 - share) * images[order])
-        shares = images.new_tensor([share, 1 - share]).repeat_interleave(len(images))
-        loss = self.objective(torch.cat([logits] * 2), torch.cat([labels, labels[order]]), progress, shares)
-        return loss
+        share = images.new_tensor(draw_share(mixup.alpha, generator))
+        partners = draw_partners(labels, generator)
+        logits = self.network(blend(images, images[partners], share))
+        return mixed_objective(self.objective, logits, labels, labels[partners], share, progress)
 
 
 def second_classifier(weight: Tensor) -> LinearClassifier:
