@@ -32,6 +32,19 @@ ROWS: dict[str, dict[str, Any]] = {
         "augmentation": {"crop": "none", "pad": 0, "flip": False, "jitter": 0.1, "policy": "none", "cutout": 0},
         "plan": make_plan(epochs=15).model_dump(),
     },
+    "ofa": {
+        "specific": 0.8,
+        "generic": 0.2,
+        "confusing": 3,
+        "confusing_pool": "all",
+        "fused_per_image": 3,
+        "tail_sampling": "class",
+        "head_classes": {"name": "many_shot", "above": 15},
+        "fuse": True,
+        "iterations": 60,
+        "augmentation": {"crop": "none", "pad": 0, "flip": False, "jitter": 0.1, "policy": "none", "cutout": 0},
+        "plan": make_plan(epochs=15, batch_size=16).model_dump(),
+    },
     "glag": {
         "beta_0": 0.3,
         "adaptive": {

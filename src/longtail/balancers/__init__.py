@@ -11,6 +11,9 @@ from longtail.balancers.logit_adjustment import LogitAdjustment
 from longtail.balancers.lws import LWS
 from longtail.balancers.mislas import MiSLAS
 from longtail.balancers.ncm import NCM
+from longtail.balancers.ofa import OFA
 from longtail.balancers.tau_norm import TauNorm
 
-Balancer = Annotated[Keep | CRT | LWS | TauNorm | LogitAdjustment | NCM | MiSLAS | GLAG, Field(discriminator="name")]
+Balancer = Annotated[
+    Keep | CRT | LWS | TauNorm | LogitAdjustment | NCM | MiSLAS | OFA | GLAG, Field(discriminator="name")
+]
