@@ -184,3 +184,16 @@ def test_maps_of_a_cosine_classifier_are_refused(tmp_path: Path) -> None:
     }  # fmt: skip
     row["samplers"] = ["instance_balanced", "class_aware"]
     assert "representations.ce.learner needs a linear classifier" in refused(tmp_path, "representations.ce", row)
+
+
+@pytest.mark.parametrize(("key", "value"), [("backbone", "resnet20"), ("classifier", "cosine")])
+def test_weights_of_another_network_are_refused(key: str, value: str, tmp_path: Path) -> None:
+    row = {**CONTENT["representations"]["ce"], "start_from": "models/gradual", "network": {key: value}}
+    said = refused(tmp_path, "representations.ce", row)
+    assert f"representations.ce.start_from takes the weights of gradual, whose {key} is" in said
+
+
+def test_a_learner_that_builds_on_a_trained_network_needs_one(tmp_path: Path) -> None:
+    row = {**CONTENT["representations"]["ce"], "learner": {"name": "cam_bs", "threshold": 0.75}}
+    said = refused(tmp_path, "representations.ce", row)
+    assert "representations.ce.start_from is data/split, but learner cam_bs builds on a trained network" in said

@@ -26,6 +26,7 @@ LAYERS = [
     ["plans", "progress", "training"],
     ["hardware", "features", "activation"],
     ["backgrounds", "context_bank", "mixing"],
+    ["centre_estimation", "head_tail_pairs", "rare_sample_generator"],
     [
         "learners",
         "head_classes",
@@ -37,6 +38,7 @@ LAYERS = [
         "feature_batches",
         "grid",
         "balanced_union",
+        "feature_fusion",
         "feature_generator",
         "balancers",
     ],

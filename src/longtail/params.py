@@ -126,6 +126,18 @@ class Params(Spec):
     def _check_start(self, name: str, start_from: str) -> None:
         others = {f"models/{other}" for other in self.representations if other != name}
         _check_choice(f"representations.{name}.start_from", start_from, ["data/split", *sorted(others)])
+        if start_from != "data/split":
+            self._check_same_shape(name, start_from.removeprefix("models/"))
+
+    def _check_same_shape(self, name: str, start: str) -> None:
+        ours, theirs = self.network_of(name), self.network_of(start)
+        for key in ("backbone", "classifier"):
+            mine, other = getattr(ours, key), getattr(theirs, key)
+            if mine != other:
+                raise ValueError(
+                    f"representations.{name}.start_from takes the weights of {start}, whose {key} is {other}, for a "
+                    f"network whose {key} is {mine}. Start from a row with the same network."
+                )
 
     def network_of(self, representation: str) -> NetworkSpec:
         """Return `network` with the row's own keys merged in."""

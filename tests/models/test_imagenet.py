@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 
 from longtail.models import NetworkSpec, build_network
 from longtail.models.imagenet import BACKBONES, TORCHVISION
@@ -32,15 +34,51 @@ def torchvision_net(backbone: str) -> Any:
     return net
 
 
-@pytest.mark.parametrize("backbone", TORCHVISION)
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_maps_have_the_documented_shapes(backbone: str) -> None:
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     with torch.device("meta"):
         maps = torch.rand(2, 3, 224, 224)
         for stage in BACKBONES[backbone].build(3, 224):
             maps = stage(maps)
             shapes.append(tuple(maps.shape[1:]))
-    assert shapes == [(256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)]
+    expansion = 1 if backbone == "imagenet_resnet10" else 4
+    assert shapes == [(64 * expansion * 2**k, 56 // 2**k, 56 // 2**k) for k in range(4)]
+    assert shapes[-1][0] == BACKBONES[backbone].feature_dim
+
+
+def test_resnet10_is_the_net_of_kang_and_oltr_written_without_modules() -> None:
+    """A 7x7 stem and four basic blocks with projections where the shape changes."""
+    torch.manual_seed(0)
+    stages = nn.Sequential(*BACKBONES["imagenet_resnet10"].build(3, 64)).double().eval()
+    kernels = iter([m.weight for m in stages.modules() if isinstance(m, nn.Conv2d)])
+    norms = iter([m for m in stages.modules() if isinstance(m, nn.BatchNorm2d)])
+
+    def convolve(x: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
+        norm = next(norms)
+        assert norm.running_var is not None and norm.running_mean is not None
+        y = F.conv2d(x, next(kernels), stride=stride, padding=padding)
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        return (y - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+
+    for module in stages.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                assert tensor is not None
+                tensor.data.uniform_(0.5, 1.5)
+    images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    x = F.max_pool2d(convolve(images, 2, 3).clamp(min=0), 3, 2, 1)
+    for stage in range(4):
+        stride = 1 if stage == 0 else 2
+        residual = convolve(convolve(x, stride, 1).clamp(min=0), 1, 1)
+        x = (residual + (x if stage == 0 else convolve(x, stride, 0))).clamp(min=0)
+    torch.testing.assert_close(stages(images), x)
+    assert next(kernels, None) is None and next(norms, None) is None
+
+
+def test_resnet10_takes_no_weights_since_nobody_publishes_them() -> None:
+    with pytest.raises(ValidationError, match=r"imagenet_resnet10 has no pretrained weights.*choose imagenet_resnet50"):
+        NetworkSpec(backbone="imagenet_resnet10", classifier="linear", scale=1.0, weights="IMAGENET1K_V1")
 
 
 @pytest.mark.parametrize("backbone", ["imagenet_resnet50", "imagenet_resnext50"])

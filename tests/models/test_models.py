@@ -12,8 +12,9 @@ from longtail.models import BACKBONES, NetworkSpec, build_network
 from longtail.models.network import Network, Normalize
 from longtail.spec import InputError
 
-# The same code as imagenet_resnet50, three times as deep; its shapes are tested in test_imagenet.py.
-NAMES = [name for name in BACKBONES if name != "imagenet_resnet152"]
+# The same code as others, only deeper; tested in test_imagenet.py, test_resnet_cifar.py, test_fork.py.
+DEEP = ("imagenet_resnet152", "resnet56", "resnet110", "bbn_resnet56", "bbn_resnet110")
+NAMES = [name for name in BACKBONES if name not in DEEP]
 CLASSES = 5
 
 

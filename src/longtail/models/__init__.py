@@ -5,7 +5,16 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
-from longtail.models import digits_cnn, imagenet, lenet, resnet_cifar, resnet_stem
+from longtail.models import (
+    densenet_cifar,
+    digits_cnn,
+    fork,
+    imagenet,
+    lenet,
+    resnet_cifar,
+    resnet_stem,
+    resnext_cifar,
+)
 from longtail.models.backbone import Backbone
 from longtail.models.classifier import CosineClassifier, LinearClassifier
 from longtail.models.network import Network, Normalize
@@ -13,7 +22,14 @@ from longtail.seeding import seeded
 from longtail.spec import InputError, Spec
 
 BACKBONES: dict[str, Backbone] = (
-    digits_cnn.BACKBONES | lenet.BACKBONES | resnet_cifar.BACKBONES | resnet_stem.BACKBONES | imagenet.BACKBONES
+    digits_cnn.BACKBONES
+    | lenet.BACKBONES
+    | resnet_cifar.BACKBONES
+    | resnet_stem.BACKBONES
+    | densenet_cifar.BACKBONES
+    | resnext_cifar.BACKBONES
+    | fork.BACKBONES
+    | imagenet.BACKBONES
 )
 
 
@@ -24,8 +40,9 @@ class NetworkSpec(Spec):
         backbone: a name in `BACKBONES`.
         classifier: `linear`, or `cosine` (unit-length features and class weights).
         scale: multiplies the cosines; 1 where the loss brings its own scale, and for a linear classifier.
-        weights: what an `imagenet_*` backbone starts from: a name of torchvision's weights (downloaded), a file with
-            the state_dict of torchvision's model (.pth, .pt, .safetensors), or null. Other backbones take null.
+        weights: what an `imagenet_*` backbone that torchvision has starts from: a name of torchvision's weights
+            (downloaded), a file with the state_dict of its model (.pth, .pt, .safetensors), or null. Other backbones
+            take null.
     """
 
     backbone: str
@@ -53,8 +70,8 @@ class NetworkSpec(Spec):
         backbone = info.data.get("backbone")
         if weights is None or backbone is None:
             return weights
-        if backbone not in imagenet.BACKBONES:
-            names = ", ".join(imagenet.BACKBONES)
+        if backbone not in imagenet.TORCHVISION:
+            names = ", ".join(imagenet.TORCHVISION)
             raise ValueError(
                 f"{backbone} has no pretrained weights, but got '{weights}'; write null, or choose {names}"
             )

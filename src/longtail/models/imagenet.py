@@ -1,8 +1,10 @@
-"""torchvision's ImageNet nets, fresh or with weights from torchvision or from a file.
+"""torchvision's ImageNet nets, fresh or with weights from torchvision or from a file, and the ResNet-10 of ImageNet-LT.
 
-For 224 x 224 images the maps of the ResNets are (256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7).
+For 224 x 224 images the maps are (256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7); those of ResNet-10, which
+has one basic block per stage, are (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7).
 
-Source    He et al., CVPR 2016, arXiv:1512.03385; Xie et al., CVPR 2017, arXiv:1611.05431 (ResNeXt-50, 32x4d)
+Source    He et al., CVPR 2016, arXiv:1512.03385; Xie et al., CVPR 2017, arXiv:1611.05431 (ResNeXt-50, 32x4d);
+          ResNet-10: Liu et al., CVPR 2019, arXiv:1904.05160 (OLTR), nobody publishes weights for it
 Differs   nothing: the nets are torchvision's, cut into stages, without their classifier
 """
 
@@ -15,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from longtail.models.backbone import Backbone
 from longtail.spec import InputError
@@ -29,7 +32,16 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 
 def build(name: str, channels: int, image_size: int) -> list[nn.Module]:
     """Build stem and layer1, then layer2 to layer4, of torchvision's model; each child keeps torchvision's name."""
-    children = dict(models.get_model(name, weights=None).named_children())
+    return _stages(models.get_model(name, weights=None))
+
+
+def build_resnet10(channels: int, image_size: int) -> list[nn.Module]:
+    """Build the same stages with one basic block each."""
+    return _stages(ResNet(BasicBlock, [1, 1, 1, 1]))
+
+
+def _stages(net: nn.Module) -> list[nn.Module]:
+    children = dict(net.named_children())
     first = nn.Sequential()
     for child in ("conv1", "bn1", "relu", "maxpool", "layer1"):
         first.add_module(child, children[child])
@@ -109,4 +121,4 @@ def _download(backbone: str, weights: str) -> dict[str, Tensor]:
 
 BACKBONES = {
     name: Backbone(partial(build, model), 2048, min_size=32, channels=3) for name, model in TORCHVISION.items()
-}
+} | {"imagenet_resnet10": Backbone(build_resnet10, 512, min_size=32, channels=3)}

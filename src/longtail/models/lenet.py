@@ -6,7 +6,8 @@ convolutions so that every stage maps maps to maps. For 28 x 28 images: (6, 14, 
 
 Source    LeCun et al., Proc. IEEE 1998; the 2-d features of CSA's Table 1 and Figure 2 (Shi et al., NeurIPS 2023)
 Differs   ReLU and max-pool for tanh and trained subsampling, as everywhere today; the first convolution pads by 2, as
-          images are 28 wide instead of 32. CSA names neither layers nor weights: torch's own initial weights
+          images are 28 wide instead of 32. Layers and Kaiming-normal weights are those of CSA's released code, but for
+          its images, which it leaves in [0, 1] while ours are standardised
 """
 
 from functools import partial
@@ -28,7 +29,11 @@ def build(plane: bool, channels: int, image_size: int) -> list[nn.Module]:
         nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
         nn.Sequential(nn.Conv2d(16, 120, side), nn.ReLU(), nn.Conv2d(120, 84, 1), nn.ReLU()),
     ]
-    return [*stages, nn.Conv2d(84, 2, 1)] if plane else stages
+    stages += [nn.Conv2d(84, 2, 1)] if plane else []
+    for module in nn.ModuleList(stages).modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return stages
 
 
 BACKBONES = {

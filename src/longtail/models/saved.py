@@ -50,6 +50,11 @@ class NetworkDescription(Spec):
             seed=seed,
         )
 
+    def scaled(self, factor: float) -> Self:
+        """Return the description with `factor` times the classifier's scale."""
+        network = self.network.model_copy(update={"scale": factor * self.network.scale})
+        return self.model_copy(update={"network": network})
+
     def save(self, folder: Path) -> None:
         """Write network.json."""
         (folder / "network.json").write_text(self.model_dump_json(indent=2) + "\n")

@@ -44,7 +44,7 @@ def train(job: Job) -> None:
             network, history = _train_seed(job, description, split, run)
             job.write_history(seed, history)
             save_weights(network, job.folder(seed) / "weights.safetensors")
-        description.save(job.out)
+        description.scaled(row.loss.logit_scale).save(job.out)
 
 
 def _train_seed(
