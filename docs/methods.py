@@ -72,6 +72,12 @@ def between(text: str, begin: str, end: str, body: str) -> str:
     return replaced
 
 
+def paper_of(source: str) -> str:
+    """Return the first paper that a `Source` section names; the file itself says the rest."""
+    first = re.match(r".*?arXiv:\d+\.\d+", source)
+    return first[0] if first else source.split("; ")[0].partition(", and its")[0]
+
+
 def sections(docstring: str) -> dict[str, str]:
     """Return the sections of a method's docstring (Source, Differs, Limits), each on one line."""
     lines = inspect.cleandoc(docstring).splitlines()
@@ -141,7 +147,7 @@ def _example(section: str, uses: Choice) -> tuple[str, str] | None:
 
 
 def _line(method: Method) -> str:
-    paper = re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", method.source)
+    paper = re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper_of(method.source))
     file = f"[`{method.path.removeprefix('src/longtail/')}`]({method.path})"
     example = f"[`{method.example[0]}`]({method.example[1]})" if method.example else "—"
     cells = (method.title, paper, file, method.kind, example)
