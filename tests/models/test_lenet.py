@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longtail.models import NetworkSpec, build_network
 from longtail.models.lenet import BACKBONES
 
 
@@ -49,3 +50,14 @@ def test_the_usual_features_are_not_negative_and_the_two_may_be() -> None:
     images = torch.rand(64, 1, 28, 28) * torch.linspace(0, 5, 64)[:, None, None, None]
     assert float(stages("lenet")(images).detach().min()) == 0
     assert float(stages("lenet_2d")(images).detach().min()) < 0
+
+
+@pytest.mark.parametrize("name", ["lenet", "lenet_2d"])
+def test_images_go_in_as_they_are(name: str) -> None:
+    spec = NetworkSpec(backbone=name, classifier="linear", scale=1.0, weights=None)
+    one, other = (
+        build_network(spec, channels=1, image_size=28, num_classes=10, mean=(m,), std=(s,), seed=0).eval()
+        for m, s in ((0.3, 0.4), (0.1, 0.9))
+    )
+    images = torch.rand(2, 1, 28, 28)
+    assert one(images).equal(other(images))

@@ -111,6 +111,8 @@ def build_network(
     if spec.weights is not None:
         imagenet.load_weights(stages, spec.backbone, spec.weights)
     shape = (channels, image_size, image_size)
+    if not backbone.standardised:
+        mean, std = (0.0,) * channels, (1.0,) * channels
     return Network([nn.Sequential(Normalize(mean, std), stages[0]), *stages[1:]], classifier, shape)
 
 

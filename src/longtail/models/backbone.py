@@ -16,12 +16,14 @@ class Backbone:
         feature_dim: D, channels of the last maps.
         min_size: smallest side of an image in pixels: below it the last maps would be padding, or nothing.
         channels: the only number of image channels it takes, or None for any.
+        standardised: whether it wants images standardised by the data's mean and std, or as they are, in [0, 1].
     """
 
     build: Callable[[int, int], list[nn.Module]]
     feature_dim: int
     min_size: int
     channels: int | None = None
+    standardised: bool = True
 
     @property
     def images(self) -> str:

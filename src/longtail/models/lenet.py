@@ -6,8 +6,8 @@ convolutions so that every stage maps maps to maps. For 28 x 28 images: (6, 14, 
 
 Source    LeCun et al., Proc. IEEE 1998; the 2-d features of CSA's Table 1 and Figure 2 (Shi et al., NeurIPS 2023)
 Differs   ReLU and max-pool for tanh and trained subsampling, as everywhere today; the first convolution pads by 2, as
-          images are 28 wide instead of 32. Layers and Kaiming-normal weights are those of CSA's released code, but for
-          its images, which it leaves in [0, 1] while ours are standardised
+          images are 28 wide instead of 32. As in CSA's released code, weights are Kaiming-normal and images are left in
+          [0, 1]: standardised ones diverge at its learning rate of 0.1
 """
 
 from functools import partial
@@ -37,6 +37,6 @@ def build(plane: bool, channels: int, image_size: int) -> list[nn.Module]:
 
 
 BACKBONES = {
-    "lenet": Backbone(partial(build, False), 84, min_size=12),
-    "lenet_2d": Backbone(partial(build, True), 2, min_size=12),
+    "lenet": Backbone(partial(build, False), 84, min_size=12, standardised=False),
+    "lenet_2d": Backbone(partial(build, True), 2, min_size=12, standardised=False),
 }
