@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PORT ?= 5000
 PARAMS ?=
+SET ?=
 BIN := .venv/bin
 
 include .env
@@ -18,6 +19,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-7s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make run PARAMS=FILE   run another params file, in a clone of its own under .longtail/runs"
+	@echo "  make run PARAMS=FILE SET=\"data.imbalance_factor=50 seeds=[0]\"   with some numbers changed"
 	@echo "  make ui PORT=5001      another port; make setup PYTHON=python3.12: another Python (3.11 or newer)"
 
 setup: .venv/.installed ## Create .venv and install everything into it (once; a few minutes)
@@ -33,7 +35,7 @@ setup: .venv/.installed ## Create .venv and install everything into it (once; a 
 	@touch $@
 
 run: setup ## Train what params.yaml says (only what changed) and print the leaderboard
-	@$(BIN)/python -m $(if $(PARAMS),pipelines.clone "$(PARAMS)",pipelines.repro)
+	@$(BIN)/python -m $(if $(PARAMS)$(SET),pipelines.clone "$(or $(PARAMS),params.yaml)" $(SET),pipelines.repro)
 
 test: setup ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile

@@ -1,23 +1,28 @@
 """Run another params file in a clone of its own, beside whatever the workspace holds.
 
     make run PARAMS=benchmarks/cifar100_lt.yaml
+    make run PARAMS=benchmarks/cifar100_lt.yaml SET="data.imbalance_factor=50 seeds=[0]"
 
 The clone lies in the git-ignored .longtail/runs/<name>. It trains the code of HEAD, shares this repository's DVC cache
 (what was ever trained is not trained twice), MLflow database, checkpoints and raw data, and its reports come back to
-benchmarks/results/<name>/. Running the same file again continues in the same clone.
+benchmarks/results/<name>/. Running the same file again continues in the same clone. What SET changes gets a name, a
+clone and results of its own, such as cifar100_lt-imbalance_factor=50, with its params.yaml beside the results.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from pipelines.failures import PipelineError, UserError, failure_of
 from pipelines.processes import run
-from pipelines.repro import DVC, reproduce, show_leaderboard, stop_on_sigterm
+from pipelines.repro import CHECK_PARAMS, DVC, reproduce, show_leaderboard, stop_on_sigterm
+from pipelines.variants import Variant, read_variant
 
 CODE = ("src", "dvc.yaml")  # what a clone trains with, besides the params file
 RAW = Path("data") / "raw"
@@ -36,20 +41,34 @@ def git(root: Path, *arguments: str) -> str:
     return finished.stdout.strip()
 
 
-def check_request(root: Path, params: Path) -> None:
+def check_code(root: Path) -> None:
     """Refuse what cannot give a result that a commit stands for.
 
     Raises:
-        UserError: there is no such file, or the code differs from HEAD.
+        UserError: the code differs from HEAD.
     """
-    if not params.is_file():
-        raise UserError(f"PARAMS is '{params}', which is not a file. Name a params file, such as benchmarks/NAME.yaml.")
     if changed := git(root, "status", "--porcelain", "--untracked-files=all", "--", *CODE):
         files = ", ".join(line.split()[-1] for line in changed.splitlines())
         raise UserError(f"PARAMS runs the committed code, but {files} differ from HEAD. Commit or undo them first.")
 
 
-def update_clone(root: Path, clone: Path, params: Path) -> None:
+def check_changes(root: Path, variant: Variant) -> None:
+    """Check a changed params file before anything is made for it; an unchanged one is checked in its clone.
+
+    Raises:
+        UserError: it does not hold; the sentences about it.
+    """
+    if not variant.changes:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / variant.file.name
+        file.write_text(variant.text)
+        checked = run([*CHECK_PARAMS, str(file)], root, len, extra={})
+    if checked.code:
+        raise UserError(checked.output.replace(str(file), f"{variant.file.name} with SET").strip())
+
+
+def update_clone(root: Path, clone: Path, variant: Variant) -> None:
     """Make or refresh a clone: the code of HEAD, this params file, its own dvc.lock if it has one.
 
     Raises:
@@ -57,10 +76,10 @@ def update_clone(root: Path, clone: Path, params: Path) -> None:
     """
     if not (clone / ".git").is_dir():
         git(root, "clone", "--quiet", str(root), str(clone))
-        git(clone, "config", "longtail.params", str(params))
-    if (owner := git(clone, "config", "longtail.params")) != str(params):
+        git(clone, "config", "longtail.params", variant.owner)
+    if (owner := git(clone, "config", "longtail.params")) != variant.owner:
         raise UserError(
-            f"PARAMS is '{params}', but {clone.name} is the clone of '{owner}'. Rename one of the two files."
+            f"PARAMS is '{variant.owner}', but {clone.name} is the clone of '{owner}'. Rename one of the two files."
         )
     lock = clone / "dvc.lock"
     own_lock = lock.read_bytes() if lock.exists() else None
@@ -69,8 +88,10 @@ def update_clone(root: Path, clone: Path, params: Path) -> None:
     git(clone, "checkout", "--quiet", "--force", "--detach", git(root, "rev-parse", "HEAD"))
     if own_lock is not None:
         lock.write_bytes(own_lock)
-    shutil.copyfile(params, clone / "params.yaml")
-    if _is_committed(root, params):  # then the commit says everything, and the clone is not dirty
+    (clone / "params.yaml").write_text(variant.text)
+    if not variant.changes and _is_committed(
+        root, variant.file
+    ):  # then the commit says everything, and the clone is not dirty
         git(clone, "update-index", "--skip-worktree", "params.yaml")
 
 
@@ -113,40 +134,47 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def bring_back(clone: Path, results: Path) -> None:
-    """Copy a clone's reports to results, in place of what lay there."""
+def bring_back(clone: Path, results: Path, variant: Variant) -> None:
+    """Copy a clone's reports to results, in place of what lay there, and its params where no file says them."""
     shutil.rmtree(results, ignore_errors=True)
     ignore = shutil.ignore_patterns(".gitignore")
     shutil.copytree(clone / "reports", results, copy_function=shutil.copyfile, ignore=ignore)
+    if variant.changes:
+        (results / "params.yaml").write_text(variant.text)
 
 
-def run_file(root: Path, params: Path) -> Path:
+def run_file(root: Path, params: Path, words: Sequence[str] = ()) -> Path:
     """Run a params file in its clone and return the folder of its reports.
+
+    Args:
+        words: KEY=VALUE, changes to the file.
 
     Raises:
         PipelineError: what failed, by whose fault.
     """
-    check_request(root, params)
-    clone, results = root / ".longtail" / "runs" / params.stem, root / "benchmarks" / "results" / params.stem
+    variant = read_variant(params, words)
+    check_code(root)
+    check_changes(root, variant)
+    clone, results = root / ".longtail" / "runs" / variant.name, root / "benchmarks" / "results" / variant.name
     clone.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(clone.with_suffix(".lock")):
-        update_clone(root, clone, params)
+    with FileLock(clone.with_name(f"{clone.name}.lock")):
+        update_clone(root, clone, variant)
         share(root, clone)
-        print(f"{params.name} runs in {clone.relative_to(root)}.", flush=True)
+        print(f"{variant.name} runs in {clone.relative_to(root)}.", flush=True)
         try:
             reproduce(clone, {"LONGTAIL_HOME": str(root)})
         finally:
             _copy(clone / ASSIGNMENT, root / ASSIGNMENT)  # a side once given stays, whatever came of the run
-        bring_back(clone, results)
+        bring_back(clone, results, variant)
     return results
 
 
 def main() -> int:
-    """Run the params file that the command line names and return the exit code."""
+    """Run the params file that the command line names, with the changes behind it, and return the exit code."""
     stop_on_sigterm()
     root = Path.cwd()
     try:
-        results = run_file(root, Path(sys.argv[1]).resolve())
+        results = run_file(root, Path(sys.argv[1]).resolve(), sys.argv[2:])
     except PipelineError as failure:
         print(failure, file=sys.stderr)
         return failure.exit_code

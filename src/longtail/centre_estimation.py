@@ -7,9 +7,9 @@
 The centres are anchors: what is left of a sample without its centre is pose and light rather than class.
 
 Source    RSG, Wang et al., CVPR 2021, arXiv:2106.09859, section 3; initial values from its released code
-Differs   the last layer of the contrastive module starts with N(0, 1 / width) where its first kernel is 3: with the
-          released code's N(0, 1) it diverges. The square is expanded, |x|^2 - 2 <sum_i g_i C_i, sum_hw x> + H W sum_i g_i |C_i|^2: the same number without
-          k differences per sample
+Differs   the square is expanded, |x|^2 - 2 <sum_i g_i C_i, sum_hw x> + H W sum_i g_i |C_i|^2: the same number without
+          k differences per sample. The contrastive module's last layer starts with N(0, 1 / width) where its first
+          kernel is 3: with the released code's N(0, 1), which goes with a kernel of 1, it diverges
 Limits    one centre: g = 1, and C is drawn to the mean of the class's maps
 """
 

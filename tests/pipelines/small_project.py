@@ -39,7 +39,7 @@ cat "$@" >$out
 # This project's own package: its check takes no time, as it need not import torch. Without it, longtail's is used.
 CHECK = """
 import sys, yaml
-if "seeds" not in yaml.safe_load(open("params.yaml")):
+if "seeds" not in yaml.safe_load(open(sys.argv[1] if sys.argv[1:] else "params.yaml")):
     print("params.yaml: seeds is missing.", file=sys.stderr)
     sys.exit(2)
 """

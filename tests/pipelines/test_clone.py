@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from small_project import git
 
 from pipelines.clone import run_file, update_clone
 from pipelines.failures import PipelineError, UserError
+from pipelines.variants import read_variant
 
 pytest_plugins = ["pipeline_fixtures"]
 
@@ -25,9 +27,9 @@ def long_run(project: Path) -> Path:
     return params
 
 
-def make(project: Path, params: str) -> subprocess.CompletedProcess[str]:
-    """What `make run PARAMS=...` starts."""
-    command = [sys.executable, "-m", "pipelines.clone", params]
+def make(project: Path, params: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """What `make run PARAMS=... SET="..."` starts."""
+    command = [sys.executable, "-m", "pipelines.clone", params, *words]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
@@ -96,7 +98,7 @@ def test_code_that_is_not_committed_is_refused(project: Path, long_run: Path) ->
 
 
 def test_two_files_of_one_name_do_not_share_a_clone(project: Path, long_run: Path) -> None:
-    update_clone(project, project / ".longtail" / "runs" / "long", long_run)
+    update_clone(project, project / ".longtail" / "runs" / "long", read_variant(long_run, ()))
     twin = Path(shutil.copy(long_run, project / "long.yaml"))
     with pytest.raises(UserError, match="Rename one of the two"):
         run_file(project, twin)
@@ -107,3 +109,29 @@ def test_a_file_that_does_not_exist_is_one_sentence_and_exit_code_2(project: Pat
     assert finished.returncode == 2
     assert len(finished.stderr.splitlines()) == 1
     assert "none.yaml', which is not a file" in finished.stderr
+
+
+def test_changed_numbers_run_in_a_clone_of_their_own(project: Path, long_run: Path) -> None:
+    assert make(project, "benchmarks/long.yaml").returncode == 0
+    changed = make(project, "benchmarks/long.yaml", "data.imbalance_factor=50", "plan.epochs=7")
+    assert changed.returncode == 0, changed.stderr
+    name = "long-imbalance_factor=50-plan.epochs=7"
+    params = yaml.safe_load((project / ".longtail" / "runs" / name / "params.yaml").read_text())
+    assert params["data"]["imbalance_factor"] == 50 and params["plan"]["epochs"] == 7
+    assert "params.yaml" in git(project / ".longtail" / "runs" / name, "status", "--porcelain")  # no commit says this
+    results = project / "benchmarks" / "results" / name
+    assert (results / "leaderboard.md").is_file()
+    assert yaml.safe_load((results / "params.yaml").read_text()) == params
+    assert not (project / "benchmarks" / "results" / "long" / "params.yaml").exists()
+    assert (project / ".longtail" / "runs" / "long" / "params.yaml").read_text() == long_run.read_text()
+
+
+def test_a_change_that_params_refuse_is_refused_before_anything_is_made(project: Path, long_run: Path) -> None:
+    shutil.rmtree(project / "src")  # then longtail's own check is used
+    git(project, "commit", "--quiet", "--all", "--message=longtail itself")
+    finished = make(project, "benchmarks/long.yaml", "data.imbalance_facto=50")
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines() == [
+        "long.yaml with SET: data.imbalance_facto is not a known key. Remove it or correct its spelling."
+    ]
+    assert not (project / ".longtail").exists()
