@@ -13,7 +13,7 @@ from clones import ROOT, Clone, shrink
 
 COUNTS = {"blue": 60, "green": 25, "red": 8, "white": 1}
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 40), "red": (220, 30, 30), "white": (240, 240, 240)}
-MODES = ("RGB", "L", "RGBA", "P", "CMYK")
+MODES = ("RGB", "RGBA", "P", "CMYK")
 
 
 def photograph(folder: Path, name: str, number: int) -> None:
