@@ -86,9 +86,10 @@ def compare(seed: int = 0, size: int = 3) -> None:
 def compare_confusing() -> None:
     """Compare the confusing classes with sorting by hand."""
     confusion = torch.tensor(CONFUSION)
-    for pool in ([True] * 4, [True, True, True, False], [False, True, True, True]):
-        got = confusing_classes(confusion, torch.tensor(pool), 2).tolist()
-        for c in range(4):
+    every, head = [True] * 4, [True, True, False, False]
+    for asked, pool in ((every, every), (every, [True, True, True, False]), ([not h for h in head], head)):
+        got = confusing_classes(confusion, torch.tensor(asked), torch.tensor(pool), 2).tolist()
+        for c in (c for c in range(4) if asked[c]):
             others = [u for u in range(4) if u != c and pool[u]]
             assert got[c] == sorted(others, key=lambda u: (-CONFUSION[c][u], u))[:2]
 
@@ -103,8 +104,9 @@ def test_confusing_classes_are_those_of_the_largest_mean_probability() -> None:
 
 
 def test_there_are_no_more_confusing_classes_than_others() -> None:
-    assert confusing_classes(torch.eye(3), torch.tensor([True] * 3), 7).shape == (3, 2)
-    only = confusing_classes(torch.full((3, 3), 0.3), torch.tensor([False, True, False]), 3)
+    assert confusing_classes(torch.eye(3), torch.tensor([True] * 3), torch.tensor([True] * 3), 7).shape == (3, 2)
+    head = torch.tensor([False, True, False])
+    only = confusing_classes(torch.full((3, 3), 0.3), ~head, head, 3)
     assert only[[0, 2]].tolist() == [[1], [1]]
 
 

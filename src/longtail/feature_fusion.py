@@ -110,20 +110,19 @@ def _sums(maps: Tensor, places: Tensor, counted: Tensor) -> Tensor:
         return torch.einsum("pdl,pl->pd", maps.flatten(2).float(), times)
 
 
-def confusing_classes(confusion: Tensor, pool: Tensor, wanted: int) -> Tensor:
-    """Return the classes that each class is most confused with, most first; ties: the lower label.
+def confusing_classes(confusion: Tensor, asked: Tensor, pool: Tensor, wanted: int) -> Tensor:
+    """Return the classes that the tail classes are most confused with, most first; ties: the lower label.
 
     Args:
         confusion: (K, K), row c the mean softmax output on images of class c.
+        asked: (K,) bool, the tail classes: head classes, who have one fewer in a pool of heads, have no say in F.
         pool: (K,) bool, classes that may be chosen; never the class itself.
         wanted: N_f.
 
     Returns:
-        (K, F) int64, F = N_f, or as many as every class has that has any. The row of a class that has none, the only
-        one in the pool, means nothing.
+        (K, F) int64, F = N_f, or as many as every class has that is asked for. Rows of the others mean nothing.
     """
     own = torch.eye(len(confusion), dtype=torch.bool, device=confusion.device)
     scores = torch.where(own | ~pool, -torch.inf, confusion)
-    available = (~scores.isinf()).sum(1)
-    most = min(wanted, int(available[available > 0].min()))
+    most = min(wanted, int((~scores.isinf()).sum(1)[asked].min()))
     return scores.argsort(dim=1, descending=True, stable=True)[:, :most]

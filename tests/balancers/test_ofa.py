@@ -114,6 +114,7 @@ def compare_batches(**changes: Any) -> None:
     counts = torch.tensor(tiny.COUNTS) if row.tail_sampling == "image" else torch.ones(5)
     torch.testing.assert_close(shares[in_tail], (counts / counts[in_tail].sum())[in_tail].float(), rtol=0, atol=0.06)
     assert not shares[:2].any()
+    seen, possible = dict[int, set[int]](), dict[int, set[int]]()
     pool = [u for u in range(5) if row.confusing_pool == "all" or HEAD[u]]
     for label, others in zip(tail.flatten().tolist(), partners.reshape(-1, copies).tolist(), strict=True):
         ranked = sorted((u for u in pool if u != label), key=lambda u: (-confusion[label][u], u))[: row.confusing]
@@ -121,6 +122,9 @@ def compare_batches(**changes: Any) -> None:
             assert others == ranked
         else:
             assert set(others) <= set(ranked)
+        seen.setdefault(label, set()).update(others)
+        possible[label] = set(ranked)
+    assert seen == possible  # none of them is left out
     shares = torch.bincount(heads.flatten(), minlength=5) / heads.numel()
     head_counts = torch.tensor([tiny.COUNTS[0], tiny.COUNTS[1], 0, 0, 0])
     torch.testing.assert_close(shares, head_counts / head_counts.sum(), rtol=0, atol=0.06)

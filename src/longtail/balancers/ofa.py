@@ -147,7 +147,7 @@ class FusionBatches:
         counts = split.class_counts
         self.head, self.tail = head & (counts > 0), ~head & (counts > 0)
         pool = self.head if spec.confusing_pool == "head" else counts > 0
-        self.confusing = confusing_classes(confusion, pool, spec.confusing)
+        self.confusing = confusing_classes(confusion, self.tail, pool, spec.confusing)
         self.by_class, self.counts = split.train.labels.argsort(stable=True), counts
 
     def epoch(self, epoch: int) -> Iterator[tuple[Batch, ...]]:
