@@ -31,7 +31,7 @@ setup: .venv/.installed ## Create .venv and install everything into it (once; a 
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) cannot make environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[workflow,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[workflow,services,dev]'
 	@touch $@
 
 run: setup ## Train what params.yaml says (only what changed) and print the leaderboard
