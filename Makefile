@@ -11,12 +11,12 @@ export DVC_NO_ANALYTICS MLFLOW_DISABLE_TELEMETRY DO_NOT_TRACK PREFECT_SERVER_ANA
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check readme ui
+.PHONY: help setup run test test-services check readme ui
 
 help: ## Show this list
 	@echo "longtail: long-tailed recognition as one reproducible workflow"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make run PARAMS=FILE   run another params file, in a clone of its own under .longtail/runs"
 	@echo "  make run PARAMS=FILE SET=\"data.imbalance_factor=50 seeds=[0]\"   with some numbers changed"
@@ -39,6 +39,9 @@ run: setup ## Train what params.yaml says (only what changed) and print the lead
 
 test: setup ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-services: setup ## Run the tests with real servers: MLflow, Prefect, PostgreSQL, S3, a browser
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m services -rs
 
 readme: setup ## Write the leaderboard, the pictures and the table of methods into README.md
 	@$(BIN)/python -m docs.update_readme
