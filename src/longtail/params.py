@@ -17,6 +17,7 @@ from longtail.losses import Loss
 from longtail.models import NetworkSpec
 from longtail.objective import Reweighting
 from longtail.plans import Plan
+from longtail.retraining import Retraining
 from longtail.spec import InputError, Member, Spec
 
 RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a stage name, a folder and a table row
@@ -54,6 +55,7 @@ class Params(Spec):
 
     Args:
         published: method -> metric of the leaderboard -> fraction in [0, 1], to stand beside ours; {} for none.
+        retrain: the nightly model, or null: only retraining needs it.
     """
 
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
@@ -65,6 +67,7 @@ class Params(Spec):
     representations: dict[RowName, Representation] = Field(min_length=1)
     methods: dict[RowName, Method] = Field(min_length=1)
     published: dict[RowName, dict[Metric, Fraction]]
+    retrain: Retraining | None
 
     @model_validator(mode="after")
     def _rows_fit_together(self) -> Self:
@@ -82,6 +85,8 @@ class Params(Spec):
             _check_choice(f"methods.{name}.representation", method.representation, self.representations)
             self._check_validation(name, method)
             self._check_classifier(f"methods.{name}.balancer", method.balancer, method.representation)
+        if self.retrain:
+            _check_choice("retrain.method", self.retrain.method, self.methods)
         for name in self.published:
             _check_choice("A row of published", name, self.methods)
         return self
