@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -103,12 +105,17 @@ def _is_committed(root: Path, file: Path) -> bool:
     )
 
 
-def share(root: Path, clone: Path) -> None:
-    """Let a clone use this repository's DVC configuration, DVC cache, raw data and the sides of its images."""
+def share_cache(root: Path, clone: Path) -> None:
+    """Let a clone use this repository's DVC configuration and DVC cache."""
     local = root / ".dvc" / "config.local"
     if local.exists():
         shutil.copyfile(local, clone / ".dvc" / "config.local")
     _dvc(clone, "cache", "dir", "--local", _dvc(root, "cache", "dir"))
+
+
+def share(root: Path, clone: Path) -> None:
+    """Let a clone use this repository's DVC configuration, DVC cache, raw data and the sides of its images."""
+    share_cache(root, clone)
     if data := git(clone, "ls-files", "*.dvc").splitlines():
         _dvc(clone, "checkout", *data)
     raw = root / RAW
@@ -129,9 +136,12 @@ def _dvc(root: Path, *arguments: str) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
+    """Copy a file if there is one; a clone that reads the target meanwhile finds the old one or the new one whole."""
     if source.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        copy = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        shutil.copyfile(source, copy)
+        copy.replace(target)
 
 
 def bring_back(clone: Path, results: Path, variant: Variant) -> None:
@@ -141,6 +151,24 @@ def bring_back(clone: Path, results: Path, variant: Variant) -> None:
     shutil.copytree(clone / "reports", results, copy_function=shutil.copyfile, ignore=ignore)
     if variant.changes:
         (results / "params.yaml").write_text(variant.text)
+
+
+@contextmanager
+def clone_of(root: Path, variant: Variant) -> Iterator[Path]:
+    """Hold the clone of a variant, with the code of HEAD and what it shares; another run of the same one waits.
+
+    Raises:
+        PipelineError: what failed, by whose fault.
+    """
+    clone = root / ".longtail" / "runs" / variant.name
+    clone.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(clone.with_name(f"{clone.name}.lock")):
+        update_clone(root, clone, variant)
+        share(root, clone)
+        try:
+            yield clone
+        finally:
+            _copy(clone / ASSIGNMENT, root / ASSIGNMENT)  # a side once given stays, whatever came of the run
 
 
 def run_file(root: Path, params: Path, words: Sequence[str] = ()) -> Path:
@@ -155,16 +183,10 @@ def run_file(root: Path, params: Path, words: Sequence[str] = ()) -> Path:
     variant = read_variant(params, words)
     check_code(root)
     check_changes(root, variant)
-    clone, results = root / ".longtail" / "runs" / variant.name, root / "benchmarks" / "results" / variant.name
-    clone.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(clone.with_name(f"{clone.name}.lock")):
-        update_clone(root, clone, variant)
-        share(root, clone)
+    results = root / "benchmarks" / "results" / variant.name
+    with clone_of(root, variant) as clone:
         print(f"{variant.name} runs in {clone.relative_to(root)}.", flush=True)
-        try:
-            reproduce(clone, {"LONGTAIL_HOME": str(root)})
-        finally:
-            _copy(clone / ASSIGNMENT, root / ASSIGNMENT)  # a side once given stays, whatever came of the run
+        reproduce(clone, {"LONGTAIL_HOME": str(root)})
         bring_back(clone, results, variant)
     return results
 

@@ -21,3 +21,10 @@ def recorded(root: Path, stage: str) -> Any:
     lock = root / "dvc.lock"
     content = yaml.safe_load(lock.read_text()) if lock.exists() else {}
     return content.get("stages", {}).get(stage)
+
+
+def default_remote(root: Path) -> str | None:
+    """Return the name of the DVC remote that `dvc push` sends to, or None."""
+    with Repo(str(root)) as repo:
+        name = repo.config["core"].get("remote")
+    return str(name) if name else None

@@ -55,7 +55,7 @@ class LineLog:
 
 
 @contextmanager
-def _logged() -> Iterator[LineLog]:
+def logged() -> Iterator[LineLog]:
     log = LineLog(get_run_logger().info)
     try:
         yield log
@@ -70,7 +70,7 @@ def _passes_by_itself(task: Task[..., Any], task_run: TaskRun, state: State[Any]
 @task(task_run_name="params", cache_policy=NO_CACHE)
 def check(root: Path) -> None:
     """Validate the whole of params.yaml before anything runs."""
-    with _logged() as log:
+    with logged() as log:
         check_params(root, log)
 
 
@@ -87,7 +87,7 @@ def reproduce_stage(stage: str, root: Path, timeout: float | None, parent: str |
     """
     before = stage_graph.recorded(root, stage)
     extra = {"LONGTAIL_PARENT_RUN": parent} if parent else {}
-    with _logged() as log:
+    with logged() as log:
         finished = run([*DVC, "repro", "--single-item", stage], root, log, extra=extra, timeout=timeout)
     if failure := failure_of(finished, stage):
         raise failure
@@ -119,9 +119,9 @@ def _run_name() -> str:
 @contextmanager
 def _parent_run(reason: str, root: Path) -> Iterator[str | None]:
     """Hold the MLflow run above all stages of this flow."""
-    from longtail import tracking  # here, because it may import mlflow, which takes its time
+    from longtail.tracking import close_parent, open_parent  # here: it may import mlflow, which takes its time
 
-    parent, status = tracking.open_parent(reason, root), "KILLED"
+    parent, status = open_parent(reason, root), "KILLED"
     try:
         yield parent
         status = "FINISHED"
@@ -129,7 +129,7 @@ def _parent_run(reason: str, root: Path) -> Iterator[str | None]:
         status = "FAILED"
         raise
     finally:
-        tracking.close_parent(parent, status, root)
+        close_parent(parent, status, root)
 
 
 def _publish(root: Path, states: dict[str, str]) -> None:
@@ -140,6 +140,19 @@ def _publish(root: Path, states: dict[str, str]) -> None:
     stages = "\n".join(f"- {state}: {', '.join(names)}" for state, names in by_state.items())
     markdown = f"{(root / 'reports' / 'leaderboard.md').read_text()}\n## Stages\n\n{stages}\n"
     create_markdown_artifact(key="leaderboard", markdown=markdown, description=describe(root))
+
+
+def run_graph(root: Path, stage_timeout: float | None, retry_delays: tuple[float, ...]) -> dict[str, str]:
+    """Run the stages as tasks of the present flow and return what each did: stage -> state name.
+
+    Raises:
+        PipelineError: what failed, by whose fault.
+    """
+    reproduce = reproduce_stage.with_options(retries=len(retry_delays), retry_delay_seconds=list(retry_delays))
+    check(root)
+    with _parent_run(f"Prefect flow run {flow_run.name} ({flow_run.id})", root) as parent:
+        stages = stage_graph.stages(root)
+        return {stage: str(reproduce(stage, root, stage_timeout, parent).name) for stage in stages}
 
 
 @flow(name="train", flow_run_name=_run_name)
@@ -155,14 +168,11 @@ def train(
     Raises:
         PipelineError: what failed, by whose fault.
     """
-    reproduce = reproduce_stage.with_options(retries=len(retry_delays), retry_delay_seconds=list(retry_delays))
     try:
-        check(root)
-        with _parent_run(f"Prefect flow run {flow_run.name} ({flow_run.id})", root) as parent:
-            states = {stage: reproduce(stage, root, stage_timeout, parent).name for stage in stage_graph.stages(root)}
+        states = run_graph(root, stage_timeout, retry_delays)
     except PipelineError as failure:
         return Failed(message=str(failure), data=failure)  # raised here, a page of Prefect's own calls would be logged
-    _publish(root, {stage: str(name) for stage, name in states.items()})
+    _publish(root, states)
     return Completed()
 
 

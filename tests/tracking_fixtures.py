@@ -37,6 +37,7 @@ def params() -> Params:
     document["seeds"] = [0, 3]
     document["representations"] = {representation: document["representations"][representation]}
     document["methods"] = {name: document["methods"][name] for name in first}
+    document["retrain"] = None
     return Params.model_validate(document)
 
 

@@ -121,6 +121,11 @@ def is_recorded(server: Server, content: str) -> bool:
     return bool(_search(server, {CONTENT: content}, "FINISHED"))
 
 
+def holder(server: Server, content: str) -> str:
+    """Return the finished run that holds exactly these outputs."""
+    return str(_search(server, {CONTENT: content}, "FINISHED")[0].info.run_id)
+
+
 def log_params(server: Server, run: str, params: Mapping[str, str]) -> None:
     """Log parameters; mlflow takes 100 at a time."""
     from mlflow.entities import Param
