@@ -121,11 +121,24 @@ def share(root: Path, clone: Path) -> None:
     raw = root / RAW
     for source in raw.iterdir() if raw.is_dir() else ():
         target = clone / RAW / source.name
-        if not target.exists() and not target.with_name(f"{target.name}.dvc").exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)  # a link to what has gone
-            target.symlink_to(source)
+        if target.is_symlink() or not (target.exists() or target.with_name(f"{target.name}.dvc").exists()):
+            link(source, target)
     _copy(root / ASSIGNMENT, clone / ASSIGNMENT)
+
+
+def link(source: Path, target: Path) -> None:
+    """Link raw data into a clone, with a list of a folder's files beside it.
+
+    DVC takes what lies behind a linked folder for empty: by the list (paths, sizes, times of change) it sees that files
+    were added, changed or removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # perhaps a link to what has gone
+    target.symlink_to(source, target_is_directory=source.is_dir())
+    if source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.is_file())
+        lines = [f"{path.relative_to(source)} {(is_now := path.stat()).st_size} {is_now.st_mtime_ns}" for path in files]
+        target.with_name(f"{target.name}.files").write_text("".join(f"{line}\n" for line in lines))
 
 
 def _dvc(root: Path, *arguments: str) -> str:

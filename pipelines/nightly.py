@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from longtail.data.inventory import Inventory
 
+from longtail.data.inventory import Inventory
 from longtail.data.own_images import OwnImages
 from longtail.params import Params, load_params
 from longtail.retraining import Retraining
 from longtail.spec import InputError
 from longtail.workspace import digest_of
-from pipelines.clone import ASSIGNMENT, RAW, check_code, git, share_cache, update_clone
+from pipelines.clone import ASSIGNMENT, RAW, check_code, git, link, share_cache, update_clone
 from pipelines.failures import UserError, failure_of
 from pipelines.processes import Sink, run
 from pipelines.repro import DVC
@@ -73,10 +73,7 @@ class Nightly:
         update_clone(self.root, self.clone, Variant(self.root / "params.yaml", name, self.text, {"retrain.name": name}))
         git(self.clone, "update-index", "--skip-worktree", "params.yaml")  # so that the clone is not dirty
         share_cache(self.root, self.clone)
-        link = self.clone / LINK
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(self.source.find_root().resolve(), target_is_directory=True)
+        link(self.source.find_root().resolve(), self.clone / LINK)
         if (known := self._kept(None, ASSIGNMENT)) is not None:
             (self.clone / ASSIGNMENT).write_text(known)
 
