@@ -25,7 +25,7 @@ COMMON, RARE = range(5), range(5, 10)
 TEST = slice(0, 40)  # of each digit: the test set, the same on every night
 FIRST = {**dict.fromkeys(COMMON, slice(40, 130)), **dict.fromkeys(RARE, slice(40, 44))}
 MORE = slice(44, 90)  # of the rare digits, on the third night
-WRONG = slice(90, 170)  # on the fourth
+WRONG = slice(90, 120)  # on the fourth
 
 
 def digits() -> list[np.ndarray]:

@@ -27,14 +27,15 @@ from prefect.states import Completed, Failed
 
 from longtail.data.assignment import read_assignment
 from longtail.data.inventory import Changes, Inventory, changes, hold, problems, take_inventory
+from longtail.data.own_images import path_of
 from longtail.data.split_files import load_split
 from longtail.gate import Decision
 from longtail.held_out import compare
+from longtail.program import export
 from longtail.spec import InputError
 from longtail.tracking import candidates
 from longtail.tracking.candidates import PASSED, PROMOTED, REFUSED, Verdict
-from longtail.tracking.registry import Registry
-from longtail.tracking.server import connect, is_on, reason, tracking_uri, without_password
+from longtail.tracking.registry import Registry, open_registry
 from longtail.tracking.versions import Version
 from longtail.workspace import digest_of, only_writer
 from pipelines.clone import ASSIGNMENT, git
@@ -43,6 +44,8 @@ from pipelines.nightly import INVENTORY, Nightly, plan_night
 from pipelines.notify import tell, tell_failure
 from pipelines.repro import stop_on_sigterm
 from pipelines.train import RETRY_DELAYS, logged, run_graph
+
+EXAMPLES = 16  # held-out images on which the exported program is checked
 
 
 @dataclass(frozen=True)
@@ -126,33 +129,27 @@ def register(night: Nightly, registry: Registry, found: Found) -> Version:
 @task(task_run_name="compare with the champion", cache_policy=NO_CACHE)
 def decide(night: Nightly, registry: Registry, found: Found, version: Version) -> Verdict:
     """Ask champion and challenger about the same held-out images, and write down what comes of it."""
-    decision = _judge(night, registry, found.champion, version) if found.champion else None
+    split, images = load_split(night.clone / "data" / "split"), night.source.find_root()
+    challenger, decision = registry.predictor(version), None
+    if found.champion:
+        champion, seed = registry.predictor(found.champion), night.retraining.seed
+        gate, evaluation = night.retraining.gate, night.params.evaluation
+        decision = compare(gate, evaluation, champion, challenger, split, images, seed)
+    examples = [(images / path_of(image)).read_bytes() for image in split.test.ids[:EXAMPLES]]
+    exported = export(challenger, night.clone / ".longtail" / "exported.pt2", examples)
     word = PASSED if decision is None or decision.promote else REFUSED
-    why = decision.reason if decision else "It is the first model."
+    why = decision.reason if decision else "Passed: it is the first model."
     verdict = Verdict(
         word=word,
         reason=why,
         report=_report(night, found, version, word, why, decision),
         numbers=decision.numbers() if decision else {},
         document=decision.document() if decision else {"promote": True, "reason": why},
-        files=tuple(night.clone / path for path in ("params.yaml", "dvc.lock", ASSIGNMENT, INVENTORY)),
+        files=(*(night.clone / path for path in ("params.yaml", "dvc.lock", ASSIGNMENT, INVENTORY)), exported),
     )
     candidates.log_verdict(registry.server, version, night.params, verdict)
     candidates.say_verdict(registry, version, word, why)
     return verdict
-
-
-def _judge(night: Nightly, registry: Registry, champion: Version, challenger: Version) -> Decision:
-    split = load_split(night.clone / "data" / "split")
-    return compare(
-        night.retraining.gate,
-        night.params.evaluation,
-        registry.predictor(champion),
-        registry.predictor(challenger),
-        split,
-        night.source.find_root(),
-        night.retraining.seed,
-    )
 
 
 def _report(night: Nightly, found: Found, version: Version, word: str, why: str, decision: Decision | None) -> str:
@@ -191,21 +188,6 @@ def _home(root: Path) -> Iterator[None]:
             os.environ["LONGTAIL_HOME"] = before
 
 
-def open_registry(root: Path, name: str) -> Registry:
-    """Reach MLflow's registry.
-
-    Raises:
-        UserError: tracking is off or MLflow cannot be reached; without a registry there is no champion to compare with.
-    """
-    if not is_on():
-        raise UserError("LONGTAIL_TRACKING is off, but retraining needs MLflow's model registry. Unset it.")
-    try:
-        return Registry(connect(root), name, root)
-    except Exception as error:
-        uri = without_password(tracking_uri(root))
-        raise UserError(f"MLflow at {uri} {reason(error)}. Start it, or set MLFLOW_TRACKING_URI.") from None
-
-
 def _run_name() -> str:
     root = Path(flow_run.parameters.get("root") or ".").resolve()
     return f"retrain in {root.name}"
@@ -242,9 +224,13 @@ def retrain(
         name = f"retrain {night.retraining.name}"
         with _home(home), only_writer(name, home / ".longtail" / "locks"):
             return _spend(night, force, dry_run, extend_held_out, timeout or None)
-    except (PipelineError, InputError) as failure:
-        known = failure if isinstance(failure, PipelineError) else UserError(str(failure))
-        return Failed(message=str(failure), data=known)
+    except PipelineError as failure:
+        return Failed(message=str(failure), data=failure)
+    except Exception as error:
+        said = str(error) if isinstance(error, InputError) else candidates.trouble_with_mlflow(home, error)
+        if said is None:
+            raise
+        return Failed(message=said, data=UserError(said))
 
 
 def _spend(night: Nightly, force: bool, dry_run: bool, extend: bool, timeout: float | None) -> State[None]:
@@ -272,7 +258,7 @@ def _spend(night: Nightly, force: bool, dry_run: bool, extend: bool, timeout: fl
     if verdict.word == PASSED:
         promote(night, registry, version, verdict.reason)
     word = PROMOTED if verdict.word == PASSED else REFUSED
-    message = f"{night.retraining.name} version {version.number} was {word}. {verdict.reason}"
+    message = f"{night.retraining.name} version {version.number}. {verdict.reason}"
     _publish(verdict.report, message)
     tell(message, log)
     return Completed(name=word.capitalize(), message=message)

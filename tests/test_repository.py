@@ -43,10 +43,10 @@ LAYERS = [
         "balancers",
     ],
     ["provenance", "evaluation", "prediction", "leaderboard", "plots"],
-    ["gate_decision", "paired_answers", "gate", "held_out", "retraining", "program", "export", "client"],
+    ["gate_decision", "paired_answers", "gate", "held_out", "retraining", "program", "client"],
     ["params"],
     ["workspace", "tracking"],
-    ["stages"],
+    ["export", "stages"],
 ]
 # How a stage runs and who is told, never what it computes: a change here makes no result stale.
 PLUMBING = {"params", "workspace", "progress", "stages.job", "spec"}

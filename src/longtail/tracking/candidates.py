@@ -12,13 +12,14 @@ from typing import Any
 from longtail.params import Params
 from longtail.tracking import runs
 from longtail.tracking.outputs import Numbers, Outputs, flat_params
-from longtail.tracking.registry import Registry
+from longtail.tracking.registry import Registry, trouble
 from longtail.tracking.server import Server
 from longtail.tracking.sync import sync
 from longtail.tracking.versions import Version
 
 DATA, RECIPE, DECISION, REASON = "longtail.data", "longtail.recipe", "longtail.decision", "longtail.reason"
 PASSED, PROMOTED, REFUSED = "passed", "promoted", "refused"  # the gate's word; promoted: and it was served
+STORES = {"mlflow", "requests", "sqlalchemy", "botocore"}  # whose errors are MLflow's
 MAX_TAG = 4000  # characters of a version's tag that any store of MLflow's takes
 
 
@@ -86,3 +87,9 @@ def say_verdict(registry: Registry, version: Version, word: str, reason: str) ->
     client = registry.server.client
     client.set_model_version_tag(registry.name, version.number, REASON, reason[:MAX_TAG])
     client.set_model_version_tag(registry.name, version.number, DECISION, word)
+
+
+def trouble_with_mlflow(root: Path, error: Exception) -> str | None:
+    """Say in a sentence what is the matter, if the error came from MLflow, its server or its stores."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return trouble(root, error) if packages & STORES or isinstance(error, ConnectionError | TimeoutError) else None

@@ -29,7 +29,12 @@ PATIENCE = {
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "60",
 }
 # No telemetry, no news; what goes wrong is said by `say_once`, in a sentence.
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,9 @@ def connect(root: Path) -> Server:
     _probe(uri)
     for name, value in (QUIET | PATIENCE).items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient, set_tracking_uri
 
+    set_tracking_uri(uri)  # where a client looks for logged models, whatever address it was given itself
     with locked(root):  # several processes that migrate a new sqlite file fail
         client = MlflowClient(tracking_uri=uri)
         return Server(uri, client, _experiment(client, uri))
@@ -124,7 +130,7 @@ def excuse(root: Path, error: Exception) -> None:
 def reason(error: Exception) -> str:
     """Say what is the matter with MLflow, to be put after its name."""
     lines = without_password(str(error)).strip().splitlines() or [type(error).__name__]
-    network = isinstance(error, OSError) or "Max retries exceeded" in lines[0] or "timed out" in lines[0]
+    network = isinstance(error, OSError) or re.search(r"failed with (timeout )?exception|timed out", lines[0])
     return "cannot be reached" if network else f"did not take the record ({lines[0][:200].rstrip('.')})"
 
 
