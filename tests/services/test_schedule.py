@@ -1,5 +1,6 @@
 """A deployment made from prefect.yaml, run by a worker on a one-minute cron: twice, and once more by hand."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_a_cron_fires_twice_and_a_run_by_hand_waits_its_turn(
             time.sleep(2)
     ran = [run for run in ended if run["start"]]
     assert [run["state"] for run in ran] == ["Promoted", *["Nothing changed"] * (len(ran) - 1)], log.read_text()[-4000:]
-    for earlier, later in zip(ran, ran[1:], strict=False):
+    for earlier, later in itertools.pairwise(ran):
         assert earlier["end"] <= later["start"]  # one at a time
     (mine,) = (run for run in ran if not run["auto"])
     assert "AwaitingConcurrencySlot" in mine["states"]
