@@ -18,12 +18,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "longtail"
 UNIONS = {"losses": Loss, "learners": Learner, "balancers": Balancer, "data": Source}
 LAYERS = [
-    ["spec", "seeding"],
+    ["spec", "seeding", "distributed"],
     ["data"],
     ["models"],
     ["losses"],
     ["objective"],
-    ["plans", "progress", "distributed", "training"],
+    ["plans", "progress", "training"],
     ["hardware", "features", "activation"],
     ["backgrounds", "context_bank", "mixing"],
     ["centre_estimation", "head_tail_pairs", "rare_sample_generator"],

@@ -19,7 +19,10 @@ _said: set[str] = set()
 
 
 def select_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU; LONGTAIL_DEVICE overrides. Makes a GPU deterministic."""
+    """Return the GPU if there is one, else the CPU; LONGTAIL_DEVICE overrides. Makes a GPU deterministic.
+
+    Where torchrun has started several processes, each has the GPU of its place among those of this machine.
+    """
     name = os.environ.get("LONGTAIL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     if name.split(":")[0] not in ("cpu", "cuda"):
         raise InputError(f"LONGTAIL_DEVICE is {name}; choose cpu, cuda, or a GPU by number such as cuda:1.")
@@ -30,6 +33,8 @@ def select_device() -> torch.device:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32; training is in bfloat16 anyway
+    if name == "cuda" and torch.distributed.is_torchelastic_launched():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     return torch.device(name)
 
 

@@ -5,6 +5,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from longtail.data.sampling import effective_number
+from longtail.distributed import summed
 from longtail.losses import Loss
 from longtail.spec import Spec
 
@@ -33,6 +34,9 @@ class Reweighting(Spec):
 
 class Objective(nn.Module):
     """sum(w * loss) / sum(w), as torch weighs a mean.
+
+    With several devices the first sum is over this process's share of the batch and the second over all shares, so that
+    the processes' values, and their gradients, add up to those of the whole batch.
 
     Args:
         loss: a member of the `Loss` union.
@@ -63,4 +67,4 @@ class Objective(nn.Module):
         losses = self.loss(logits, labels, self.class_counts, progress)
         w = torch.where(progress >= self.start, self.class_weights[labels], 1.0).to(losses.dtype)
         w = w if weights is None else w * weights
-        return (w * losses).sum() / w.sum()
+        return (w * losses).sum() / summed(w.sum())

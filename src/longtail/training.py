@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from longtail import distributed
 from longtail.plans import Optimisation
 from longtail.progress import EpochProgress
 from longtail.seeding import generator, seeded
@@ -69,6 +70,10 @@ def fit(
 ) -> list[History]:
     """Train `step` for the plan's epochs, continuing from the run's checkpoint if there is one.
 
+    With several devices (see `longtail.distributed`) every process calls it with the same arguments and its share of
+    the batches. The step then returns its share of the loss of one objective, which depends on every weight. The first
+    process alone evaluates, saves and logs; the others' histories lack what `evaluate` returns.
+
     Args:
         step: `step(*batches, progress=, generator=)` returns the scalar to minimise; its state_dict is everything it
             remembers. It may define `groups()`: parameter groups, each with an `lr_factor`.
@@ -87,6 +92,7 @@ def fit(
         _groups(step, plan.lr), plan.lr, plan.momentum, nesterov=plan.nesterov, weight_decay=plan.weight_decay
     )
     history = _resume(step, optimizer, batches, run)
+    first = distributed.rank() == 0
     with EpochProgress(run.name, len(history), plan.epochs) as progress:
         for epoch in range(len(history), plan.epochs):
             loss, rows = _epoch(step, optimizer, batches, plan, run, epoch)
@@ -95,11 +101,12 @@ def fit(
                 "epoch": epoch,
                 "loss": loss,
                 "lr": plan.lr_at(epoch),
-                **(evaluate(epoch) if evaluate else {}),
+                **(evaluate(epoch) if evaluate and first else {}),
             }
             history.append(row)
-            _save(step, optimizer, batches, run, history)  # before the log: what was seen in a log is never lost
-            run.log(row)
+            if first:
+                _save(step, optimizer, batches, run, history)  # before the log: what was seen in a log is never lost
+                run.log(row)
             progress.advance(epoch, rows, loss)
     step.eval()
     return history
@@ -113,23 +120,27 @@ def _epoch(
         group["lr"] = plan.lr_at(epoch) * group["lr_factor"]
     t = torch.tensor(epoch / plan.epochs, dtype=torch.float64, device=run.device)
     draws = generator(run.seed, "step", epoch)
+    weights = [parameter for parameter in step.parameters() if parameter.requires_grad]
     total, steps, rows = torch.zeros((), device=run.device), 0, 0
+    whole = distributed.share_size(plan.batch_size)
     autocast = torch.autocast(run.device.type, run.precision, enabled=run.precision != torch.float32)
     with seeded(run.seed, "layers", epoch):  # dropout and its like know only torch's global generator
         for batch in batches.epoch(epoch):
             moved = tuple(_to_device(part, run.device) for part in batch)
+            size = len(moved[0][0])
             # One graph for one shape: a last, shorter batch runs eagerly instead of being compiled for.
-            short = run.compiled and len(moved[0][0]) != plan.batch_size
+            short = run.compiled and size != whole
             with torch.compiler.set_stance("force_eager") if short else nullcontext(), autocast:
-                loss = step(*moved, progress=t, generator=draws)
+                loss = step(*moved, progress=t, generator=draws) if size else distributed.no_loss(weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            distributed.add_gradients(weights)
             optimizer.step()
             total += loss.detach()
-            steps, rows = steps + 1, rows + len(moved[0][0])
-    mean = float(total / max(steps, 1))
+            steps, rows = steps + 1, rows + size
+    mean = float(distributed.summed(total) / max(steps, 1))
     _check_finite(step, mean, plan, run, epoch)
-    return mean, rows
+    return mean, int(distributed.summed(torch.tensor(rows)))
 
 
 def _check_finite(step: nn.Module, loss: float, plan: Optimisation, run: Run, epoch: int) -> None:
@@ -172,6 +183,7 @@ def _save(
         "batches": batches.state_dict(),
         "history": history,
         "threads": torch.get_num_threads(),
+        "devices": distributed.count(),
     }
     temporary = run.checkpoint.with_suffix(".tmp")
     torch.save(state, temporary)
@@ -185,7 +197,10 @@ def _resume(step: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches,
     step.load_state_dict(state["step"])
     optimizer.load_state_dict(state["optimizer"])
     batches.load_state_dict(state["batches"])
-    torch.set_num_threads(state["threads"])  # sums in another order are other bits
     history: list[History] = state["history"]
-    print(f"{run.name}: resumed at epoch {len(history)}", flush=True)
+    before, now = state["devices"], distributed.count()
+    if before == now:
+        torch.set_num_threads(state["threads"])  # sums in another order are other bits
+    changed = "" if before == now else f"; {before} device(s) trained until here, {now} will from now on"
+    print(f"{run.name}: resumed at epoch {len(history)}{changed}", flush=True)
     return history

@@ -13,6 +13,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 import longtail
+from longtail import distributed
 
 
 def home() -> Path:
@@ -77,13 +78,21 @@ def checkpoints(digest: str) -> Iterator[Path]:
     Checkpoints live outside DVC's outs (DVC deletes outs before a stage runs). If DVC was killed meanwhile, nobody
     will record this stage's outputs and DVC will run it again: then the last checkpoint stays, and the second run
     finds everything done. Experiments that train the same thing at once (`dvc queue start --jobs 2`) share the
-    folder, though each has a copy of the workspace and its own row's lock: they take turns.
+    folder, though each has a copy of the workspace and its own row's lock: they take turns. Of several processes that
+    train together the first one looks after the folder: nobody starts before it is there or loses it before the end.
     """
     state = home() / ".longtail"
     folder = state / "checkpoints" / digest
     ancestors = psutil.Process().parents()
+    if distributed.rank() > 0:
+        distributed.meet()
+        yield folder
+        distributed.meet()
+        return
     with only_writer(f"checkpoint {digest}", state / "locks"):
         folder.mkdir(parents=True, exist_ok=True)
+        distributed.meet()
         yield folder
+        distributed.meet()
         if all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ancestors):
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,7 +11,7 @@ import torch
 from longtail.data.augmentation import Augmentation
 from longtail.data.decoding import decode, decode_bytes
 from longtail.data.images import LabeledImages
-from longtail.data.loading import Batch, Pass, read
+from longtail.data.loading import Batch, Pass, read, read_share
 from longtail.data.sampling import Sampler, epoch_indices
 from longtail.seeding import generator
 
@@ -42,12 +42,12 @@ class ImageBatches:
         self.augmentation, self.epochs, self.seed = augmentation, epochs, seed
 
     def epoch(self, epoch: int) -> Iterator[tuple[Batch, ...]]:
-        """Yield the steps of an epoch (0-based).
+        """Yield the steps of an epoch (0-based); with several devices, this process's share of their rows.
 
         Raises:
             InputError: a file cannot be decoded.
         """
-        return read(tuple(self._pass(position, epoch) for position in range(len(self.samplers))), self.batch_size)
+        return read_share(tuple(self._pass(position, epoch) for position in range(len(self.samplers))), self.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: an epoch depends on the seed and its number alone."""

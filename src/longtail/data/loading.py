@@ -7,7 +7,8 @@ files, workers decode and augment whole batches. Neither decides a single bit.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from longtail.data.augmentation import Augmentation
 from longtail.data.decoding import decode
 from longtail.data.images import ImageFiles, LabeledImages
+from longtail.distributed import count, share_of, share_size
 from longtail.spec import InputError
 
 CHUNK_BYTES = 4 * 2**20  # augmented at a time: large calls, whose intermediate results still fit the caches
@@ -83,6 +85,22 @@ def read(passes: tuple[Pass, ...], batch_size: int) -> Iterator[tuple[Batch, ...
     return _one_chunk_ahead(passes, batch_size, batch_size * max(1, CHUNK_BYTES // batch_bytes))
 
 
+def read_share(passes: tuple[Pass, ...], batch_size: int) -> Iterator[tuple[Batch, ...]]:
+    """Yield this process's rows of the steps that `read` yields where there is one process.
+
+    All processes have the same number of steps: where the last batch has fewer rows than there are processes, some
+    get a batch of none.
+    """
+    if count() == 1:
+        return read(passes, batch_size)
+    length = len(passes[0].order)
+    mine = share_of(length, batch_size)
+    shares = tuple(replace(one, order=one.order[mine], draws=one.draws[mine]) for one in passes)
+    none = Batch(torch.empty(0), torch.empty(0, dtype=torch.int64))
+    padded = chain(read(shares, share_size(batch_size)), repeat((none,) * len(passes)))
+    return islice(padded, -(-length // batch_size))
+
+
 def _one_chunk_ahead(passes: tuple[Pass, ...], batch_size: int, chunk: int) -> Iterator[tuple[Batch, ...]]:
     """Cut batches out of chunks; a thread makes the next chunk while the trainer uses this one."""
     length = len(passes[0].order)
@@ -131,6 +149,8 @@ def _with_workers(passes: tuple[Pass, ...], batch_size: int) -> Iterator[tuple[B
 def worker_count(images: int) -> int:
     """Return how many processes decode: LONGTAIL_WORKERS if it is set, else one per core, none for few images.
 
+    Where several devices train, their processes share the cores.
+
     Raises:
         InputError: LONGTAIL_WORKERS is no count.
     """
@@ -140,4 +160,4 @@ def worker_count(images: int) -> int:
             raise InputError(f"LONGTAIL_WORKERS is {wanted!r}; set it to a number of processes or unset it.")
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if images < TINY else min(cores, MOST_WORKERS)
+    return 0 if images < TINY else min(max(cores // count(), 1), MOST_WORKERS)

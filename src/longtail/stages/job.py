@@ -3,16 +3,19 @@
 import json
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import NoReturn
 
 from longtail import tracking
 from longtail.params import Params, load_params
 from longtail.spec import InputError
+from longtail.stages import devices
+from longtail.tracking.outputs import Outputs
 from longtail.training import History
 from longtail.workspace import home, only_writer, whole_folder
 
@@ -53,27 +56,57 @@ class Job:
         (self.folder(seed) / "history.jsonl").write_text(lines)
 
 
-def run_stage(stage: str, output: str, work: Callable[[Job], None]) -> None:
+def run_stage(
+    stage: str,
+    output: str,
+    work: Callable[[Job], None],
+    check_several: Callable[[Params, str, int], None] | None = None,
+) -> None:
     """Run a stage as a program: exit code 0, or 2 and a sentence for what the user can mend.
 
     Args:
         output: the folder that the stage writes, with `{row}` where its row's name goes.
         work: does it.
+        check_several: refuses rows that several devices (so many) cannot work on; None for stages that use one.
     """
     signal.signal(signal.SIGTERM, _interrupt)  # so that locks and temporary folders are cleaned up
     try:
         params = load_params()
         row = _row(stage, params)
-        name = f"{stage}@{row}" if row else stage
-        with (
-            only_writer(name, Path(".longtail") / "locks"),
-            tracking.stage_run(stage, row, params, home()) as track,  # copies the outputs, so it ends after them
-            _whole(output.format(row=row)) as out,
-        ):
-            work(Job(stage, params, row, out, track))
+        wanted = devices.wanted() if check_several and not devices.is_launched() else 1
+        if check_several and wanted > 1:
+            from longtail.stages.launch import launch  # torchrun's agent: seconds that one device need not wait
+
+            check_several(params, row, wanted)
+            launch(stage, row, wanted)
+        else:
+            with _job(stage, params, row, output) if devices.is_first() else _helper(stage, params, row) as job:
+                work(job)
     except InputError as error:
-        print(f"{stage}: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        if devices.is_launched():
+            devices.report(error)
+        else:
+            print(f"{stage}: {error}", file=sys.stderr, flush=True)
+        sys.exit(devices.REFUSED)
+
+
+@contextmanager
+def _job(stage: str, params: Params, row: str, output: str) -> Iterator[Job]:
+    name = f"{stage}@{row}" if row else stage
+    with (
+        devices.ends_with_launcher(),
+        only_writer(name, Path(".longtail") / "locks"),
+        tracking.stage_run(stage, row, params, home()) as track,  # copies the outputs, so it ends after them
+        _whole(output.format(row=row)) as out,
+    ):
+        yield Job(stage, params, row, out, track)
+
+
+@contextmanager
+def _helper(stage: str, params: Params, row: str) -> Iterator[Job]:
+    """Work on the first process's job, without a lock; what this one writes is thrown away and nothing is recorded."""
+    with devices.ends_with_launcher(), TemporaryDirectory() as folder:
+        yield Job(stage, params, row, Path(folder), tracking.StageRun(Outputs(stage, row), params, home()))
 
 
 def _whole(output: str) -> AbstractContextManager[Path]:

@@ -9,23 +9,49 @@ from safetensors.torch import load_model
 from longtail.data.batches import ImageBatches
 from longtail.data.images import LongTailSplit
 from longtail.data.split_files import load_split
+from longtail.distributed import joined
 from longtail.features import validation_accuracy
 from longtail.hardware import compile_stages, select_device, select_precision, should_compile
 from longtail.models.network import Network
 from longtail.models.saved import NetworkDescription, save_weights
 from longtail.objective import Objective
+from longtail.params import Params
+from longtail.spec import InputError
 from longtail.stages.job import Job, run_stage
 from longtail.training import History, Run, fit
 from longtail.workspace import checkpoints, code_digest, digest_of
 
 
+def check_several(params: Params, row: str, devices: int) -> None:
+    """Refuse what several devices would compute differently, or not at all.
+
+    Raises:
+        InputError: the row's learner looks at a batch as a whole, or a batch has fewer rows than there are devices.
+    """
+    learner, batch_size = params.representations[row].learner.name, params.plan_of(row).batch_size
+    if learner != "plain":
+        raise InputError(
+            f"representations.{row}.learner is {learner}, but LONGTAIL_DEVICES is {devices}, and only the learner "
+            "plain trains on several devices: others look at a whole batch at once. Unset LONGTAIL_DEVICES for it."
+        )
+    if batch_size < devices:
+        raise InputError(
+            f"plan.batch_size of {row} is {batch_size}, but LONGTAIL_DEVICES is {devices}; each needs at least one row."
+        )
+
+
 def train(job: Job) -> None:
-    """Train the row's representation once per seed."""
+    """Train the row's representation once per seed, together with the other processes if there are several."""
+    device = select_device()
+    with joined(device):
+        _train(job, device)
+
+
+def _train(job: Job, device: torch.device) -> None:
     split = load_split(Path("data/split"))
     job.track.dataset(split)
     row, plan = job.params.representations[job.row], job.params.plan_of(job.row)
     description = NetworkDescription.of(job.params.network_of(job.row), split)
-    device = select_device()
     precision = select_precision(plan, device)
     compiled = should_compile(plan, len(split.train), description.image_size, device)
     how = (str(precision), compiled, device.type)
@@ -70,4 +96,4 @@ def _train_seed(
 
 
 if __name__ == "__main__":
-    run_stage("train", "models/{row}", train)
+    run_stage("train", "models/{row}", train, check_several)
