@@ -13,10 +13,12 @@ Exit codes: 0 for nothing changed, promoted or refused by the gate; 2 for what t
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -45,6 +47,40 @@ from pipelines.notify import tell, tell_failure
 from pipelines.repro import stop_on_sigterm
 from pipelines.train import RETRY_DELAYS, logged, run_graph
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function a task that fails in a sentence where the user can mend it.
+
+    An exception would be logged with a page of Prefect's own calls, so the task ends in a state, and the exception goes
+    on from there.
+    """
+
+    def decorate(work: Callable[P, R]) -> Callable[P, R]:
+        @wraps(work)
+        def attempt(*arguments: P.args, **named: P.kwargs) -> R | State[R]:
+            try:
+                return work(*arguments, **named)
+            except (PipelineError, InputError) as failure:
+                return Failed(message=str(failure), data=failure)
+
+        as_task: Any = task(task_run_name=name, cache_policy=NO_CACHE)(attempt)
+
+        @wraps(work)
+        def run(*arguments: P.args, **named: P.kwargs) -> R:
+            outcome = as_task(*arguments, **named)
+            if isinstance(outcome, State):
+                raise outcome.result(raise_on_failure=False)
+            made: R = outcome
+            return made
+
+        return run
+
+    return decorate
+
+
 EXAMPLES = 16  # held-out images on which the exported program is checked
 
 
@@ -70,7 +106,7 @@ class Found:
         return changes(self.now, self.before)
 
 
-@task(task_run_name="look for changes", cache_policy=NO_CACHE)
+@step("look for changes")
 def look(night: Nightly, registry: Registry, force: bool) -> Found:
     """Compare today's images and recipe with those of the newest version."""
     night.prepare()
@@ -93,7 +129,7 @@ def _news(now: Inventory, night: Nightly, newest: Version | None) -> str | None:
     return None
 
 
-@task(task_run_name="validate the data", cache_policy=NO_CACHE)
+@step("validate the data")
 def validate(night: Nightly, found: Found) -> None:
     """Refuse images that cannot be right.
 
@@ -108,7 +144,7 @@ def validate(night: Nightly, found: Found) -> None:
         raise UserError(" ".join(wrong))
 
 
-@task(task_run_name="register the challenger", cache_policy=NO_CACHE)
+@step("register the challenger")
 def register(night: Nightly, registry: Registry, found: Found) -> Version:
     """Register what was trained, with all that it was made of."""
     if take_inventory(night.source).digest != found.now.digest:
@@ -126,7 +162,7 @@ def register(night: Nightly, registry: Registry, found: Found) -> Version:
     return candidates.register_trained(registry, night.params, night.clone, tags)
 
 
-@task(task_run_name="compare with the champion", cache_policy=NO_CACHE)
+@step("compare with the champion")
 def decide(night: Nightly, registry: Registry, found: Found, version: Version) -> Verdict:
     """Ask champion and challenger about the same held-out images, and write down what comes of it."""
     split, images = load_split(night.clone / "data" / "split"), night.source.find_root()
@@ -160,7 +196,7 @@ def _report(night: Nightly, found: Found, version: Version, word: str, why: str,
     )
 
 
-@task(task_run_name="promote", cache_policy=NO_CACHE)
+@step("promote")
 def promote(night: Nightly, registry: Registry, version: Version, why: str) -> None:
     """Push what the model was made of, then serve it."""
     with logged() as log:
@@ -280,7 +316,7 @@ def main() -> int:
     if state.is_completed():
         print(state.message)
         return 0
-    failure = state.data
+    failure = state.result(raise_on_failure=False)
     print(state.message, file=sys.stderr)
     return failure.exit_code if isinstance(failure, PipelineError) else 1
 
