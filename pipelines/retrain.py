@@ -90,7 +90,7 @@ class Found:
 
     Args:
         now, before: the images of today, and those that the champion was made of (None: there is no champion).
-        champion, newest: versions of the registered model.
+        champion, newest: versions of the registered model: the one that serves, the one registered last.
         news: why something is to be done; None if nothing is.
     """
 
@@ -111,7 +111,7 @@ def look(night: Nightly, registry: Registry, force: bool) -> Found:
     """Compare today's images and recipe with those of the newest version."""
     night.prepare()
     now = take_inventory(night.source)
-    champion, newest = registry.champion(), next(iter(registry.versions()), None)
+    champion, newest = registry.champion(), registry.challenger()  # registered last, perhaps an old one again
     before = night.inventory_of(champion.number) if champion else None
     news = _news(now, night, newest) or ("asked for (force)" if force else None)
     return Found(now, before, champion, newest, news)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from servers import QUIET, Server, answers, inherited
+from running import QUIET, Server, answers, inherited
 from test_four_nights import decisions, example
 
 pytestmark = pytest.mark.services
@@ -102,7 +102,7 @@ with get_client(sync_client=True) as client:
 @contextmanager
 def worker(project: Path, environment: dict[str, str], log: Path) -> Iterator[None]:
     """A worker of the pool `longtail`."""
-    command = [BIN / "prefect", "worker", "start", "--pool", "longtail"]
+    command = [str(BIN / "prefect"), "worker", "start", "--pool", "longtail"]
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=project, env=environment, stdout=file, stderr=file)
         try:

@@ -1,4 +1,4 @@
-"""Commands of the registry in fresh processes, forked from one that has imported mlflow but opened no database.
+"""Commands of the registry in fresh processes, forked from one that has imported mlflow (seconds).
 
 A process can be told to kill itself before its k-th call that changes something in MLflow, as a power cut would.
 """
@@ -28,12 +28,17 @@ class Ended:
 
 
 class Processes:
-    """The process that forks the others; end it with `close`."""
+    """The process that forks the others; end it with `close`.
 
-    def __init__(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("LONGTAIL", "DVC"))}
+    Args:
+        warm: a database that it opens; the others, which open different ones, then need half the time.
+    """
+
+    def __init__(self, warm: Path) -> None:
+        ours = ("LONGTAIL_", "MLFLOW_", "DVC_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self._parent = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, str(warm)],
             env=environment | VARIABLES,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -44,7 +49,8 @@ class Processes:
         """Run one command in a folder.
 
         Args:
-            arguments: of `python -m longtail.tracking.registry`; or `register RUN`, or `predict NAME IMAGES`.
+            arguments: of `python -m longtail.tracking.registry`; or `register NAME RUN`; or `predict MODEL IMAGES`,
+                which prints MLflow's own answer as JSON.
             die_before: the call that changes something, counted from 1, before which it dies; 0 for none.
         """
         return self.run_all(folder, [arguments], die_before, **variables)[0]
@@ -89,7 +95,7 @@ def _ended(command: list[str]) -> int:
     try:
         return OPERATIONS.get(command[0], _command)(*command)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         return 1
     finally:
         sys.stdout.flush()
@@ -120,15 +126,15 @@ def _command(*arguments: str) -> int:
     return main(arguments)
 
 
-def _register(_: str, run: str) -> int:
+def _register(_: str, name: str, run: str) -> int:
     from longtail.tracking.registry import open_registry
 
-    print(open_registry(Path.cwd(), "longtail").register(run, {"longtail.data": "abc"}).number)
+    print(open_registry(Path.cwd(), name).register(run, {"longtail.data": "abc"}).number)
     return 0
 
 
 def _predict(_: str, model: str, images: str) -> int:
-    import pandas
+    import pandas  # type: ignore[import-untyped]
     from mlflow import pyfunc
 
     files = sorted(Path(images).glob("*.png"))
@@ -143,5 +149,6 @@ OPERATIONS: dict[str, Callable[..., int]] = {"register": _register, "predict": _
 if __name__ == "__main__":
     for module in ("mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_store", "longtail.tracking.promotion"):
         import_module(module)
+    import_module("mlflow").MlflowClient(f"sqlite:///{sys.argv[1]}").search_registered_models()
     for line in sys.stdin:
         print(json.dumps(_answer(*json.loads(line))), flush=True)

@@ -32,7 +32,7 @@ class ImageFolder(OwnImages):
         present = parts_of(root)
         self.check_test("test" in present)
         self.check_validation("val" in present)
-        classes = _folders(root / present.get("train", ""))
+        classes = folders_of(root / present.get("train", ""))
         check_classes(classes)
         read = {}
         for part, folder in present.items():
@@ -55,15 +55,21 @@ def parts_of(root: Path) -> dict[str, str]:
     Raises:
         InputError: it means neither.
     """
-    names = _folders(root)
-    if "train" in names and set(names) <= set(PARTS):
-        return {part: part for part in PARTS if part in names}
-    if "train" in names and _folders(root / "train"):
-        stranger = min(set(names) - set(PARTS))
+    parts, strangers = find_parts(root)
+    if strangers:
         raise InputError(
-            f"data.path: {root / stranger} stands beside train/; the parts are called train, val and test."
+            f"data.path: {root / strangers[0]} stands beside train/; the parts are called train, val and test."
         )
-    return {"train": ""}
+    return parts
+
+
+def find_parts(root: Path) -> tuple[dict[str, str], list[str]]:
+    """Return part -> sub-folder as `parts_of` does, and the folders beside train/ that are no part."""
+    names = folders_of(root)
+    strangers = sorted(set(names) - set(PARTS))
+    if "train" not in names or (strangers and not folders_of(root / "train")):
+        return {"train": ""}, []
+    return {part: part for part in PARTS if part in names}, strangers
 
 
 def list_images(root: Path, folder: str, classes: list[str], complete: bool) -> Listing:
@@ -76,10 +82,9 @@ def list_images(root: Path, folder: str, classes: list[str], complete: bool) -> 
     Raises:
         InputError: a folder that is no class, a class without images, an image without a class, no image.
     """
-    stray = sorted(file for file in (root / folder).iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir())
-    if stray:
+    if stray := strays_of(root / folder):
         raise InputError(f"data.path: {stray[0]} lies outside the class folders; move it into one.")
-    unknown = sorted(set(_folders(root / folder)) - set(classes))
+    unknown = sorted(set(folders_of(root / folder)) - set(classes))
     if unknown:
         raise InputError(f"data.path: {root / folder / unknown[0]} is no class of train/; remove it, or add it there.")
     listing: Listing = []
@@ -91,14 +96,25 @@ def list_images(root: Path, folder: str, classes: list[str], complete: bool) -> 
     return listing
 
 
-def _folders(folder: Path) -> list[str]:
+def folders_of(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without hidden ones."""
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def strays_of(folder: Path) -> list[Path]:
+    """Return the images that lie in the folder of a part, outside its class folders."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir())
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return all files at any depth under a class folder, sorted, without hidden ones."""
+    entries = sorted(entry for entry in folder.rglob("*") if not entry.is_dir())
+    return [file for file in entries if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
 def _images(folder: Path) -> list[Path]:
     """List a class's images; unknown files are refused, since a format that nobody reads would silently be missing."""
-    entries = sorted(entry for entry in folder.rglob("*") if not entry.is_dir())
-    files = [file for file in entries if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    files = files_of(folder)
     for file in files:
         if file.suffix.lower() not in SUFFIXES:
             raise InputError(f"data.path: {file} is not one of {' '.join(SUFFIXES)}; convert it, or move it away.")

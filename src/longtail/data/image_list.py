@@ -41,7 +41,7 @@ class ImageList(OwnImages):
         root = self.find_root()
         self.check_test(self.test is not None)
         self.check_validation(self.val is not None)
-        listing = read_list(_find_list(root, self.train, "train"), root)
+        listing = read_list(find_list(root, self.train, "train"), root)
         names = self._names(root, listing)
         val = self._part(root, "val", self.val, len(names))
         test = self._part(root, "test", self.test, len(names))
@@ -56,7 +56,7 @@ class ImageList(OwnImages):
         if self.classes is None:
             names = [str(label) for label in range(len(labels))]
         else:
-            names = _lines(_find_list(root, self.classes, "classes"))
+            names = lines_of(find_list(root, self.classes, "classes"))
         beyond, missing = labels - set(range(len(names))), sorted(set(range(len(names))) - labels)
         if beyond and self.classes is not None:
             raise InputError(
@@ -73,7 +73,7 @@ class ImageList(OwnImages):
     def _part(self, root: Path, key: str, name: str | None, num_classes: int) -> LabeledImages | None:
         if name is None:
             return None
-        listing = read_list(_find_list(root, name, key), root, num_classes)
+        listing = read_list(find_list(root, name, key), root, num_classes)
         return read_listing(root, listing, num_classes, self.image_size)[0]
 
 
@@ -87,15 +87,24 @@ def read_list(path: Path, root: Path, num_classes: int | None = None) -> Listing
         InputError: a line is no such pair, its label is out of range, or its image is not under root.
     """
     listing: Listing = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         if line.strip():
-            listing.append(_entry(line, f"{path} line {number}", root, num_classes))
+            listing.append(parse_line(line, f"{path} line {number}", root, num_classes))
     if not listing:
         raise InputError(f"{path} lists no image; write one `path label` line per image.")
     return listing
 
 
-def _entry(line: str, where: str, root: Path, num_classes: int | None) -> tuple[str, int]:
+def parse_line(line: str, where: str, root: Path, num_classes: int | None) -> tuple[str, int]:
+    """Return path and label of a `path label` line.
+
+    Args:
+        where: what the message of an error begins with.
+        num_classes: the label must be smaller, where it is known.
+
+    Raises:
+        InputError: it is no such pair, its label is out of range, or its image is not under root.
+    """
     *image, label = line.rsplit(maxsplit=1)
     if not image or not re.fullmatch("-?[0-9]{1,18}", label):
         raise InputError(f"{where} is {line.strip()!r}; write `path label`, the label a whole number.")
@@ -115,14 +124,27 @@ def _refuse_overlap(lists: dict[str, LabeledImages | None]) -> None:
                 raise InputError(f"data.{home[path]} and data.{key} both list {path}; keep it in one of them.")
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a text file.
+
+    Raises:
+        InputError: it is no text in UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text ({error}); write it in UTF-8.") from None
 
 
-def _find_list(root: Path, name: str, key: str) -> Path:
+def find_list(root: Path, name: str, key: str) -> Path:
+    """Look for a list file under root, then like data.path itself.
+
+    Args:
+        key: the parameter that names it.
+
+    Raises:
+        InputError: there is none.
+    """
     found = root / name if (root / name).is_file() else find(name)
     if found is None or not found.is_file():
         raise InputError(

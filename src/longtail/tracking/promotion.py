@@ -10,14 +10,15 @@ from rich.table import Table
 
 from longtail.params import load_params
 from longtail.spec import InputError
-from longtail.tracking.candidates import DATA, DECISION
-from longtail.tracking.registry import Registry, open_registry, trouble
+from longtail.tracking.candidates import DATA, DECISION, trouble_with_mlflow
+from longtail.tracking.registry import Registry, open_registry
 from longtail.tracking.succession import LEFT, Change
 from longtail.tracking.versions import Version
 from longtail.workspace import home
 
 COMMIT = "longtail.commit"
 DIGITS = 12  # of a digest, enough to tell it from others
+WIDE = 200  # characters of a line that goes to a file, where nothing need be wrapped
 NAME = "longtail"  # where no params.yaml says otherwise
 
 
@@ -33,14 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(registry: Registry, given: argparse.Namespace) -> None:
-    from mlflow.exceptions import MlflowException  # only now: `open_registry` has told mlflow not to phone home
-
     try:
         if not registry.versions():
             raise InputError(_unknown(registry))
         {"show": _show, "promote": _promote, "rollback": _rollback}[given.command](registry, given)
-    except (MlflowException, OSError) as error:
-        raise InputError(trouble(registry.root, error)) from None
+    except Exception as error:
+        said = trouble_with_mlflow(registry.root, error)
+        if said is None:
+            raise
+        raise InputError(said) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +70,9 @@ def _show(registry: Registry, _: argparse.Namespace) -> None:
     table = Table("version", "aliases", "created (UTC)", "decision", "data", "commit", title=registry.name)
     for version in snapshot.versions:
         table.add_row(*_row(version))
-    Console().print(table)
+    console = Console()
+    console.width = console.width if console.is_terminal else WIDE
+    console.print(table)
     if change := Change.noted(snapshot):
         print(f"Under way or cut off: {change}. The next promote or rollback says what became of it.", file=sys.stderr)
 

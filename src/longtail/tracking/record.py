@@ -34,7 +34,7 @@ class Record:
     ) -> None:
         self.server, self.params, self.outputs, self.parent, self.run = server, params, outputs, parent, run
         self._continued = continued
-        self._sent: dict[int, set[int]] = {}  # seed -> epochs
+        self._held: dict[int, set[tuple[str, int]]] = {}  # seed -> name and epoch of what the run holds
         self._has_dataset = False
 
     @classmethod
@@ -47,13 +47,17 @@ class Record:
         return cls(server, params, outputs, parent, run, continued)
 
     def epochs(self, seed: int, steps: Mapping[int, Numbers]) -> None:
-        """Send the epochs of a seed that the run does not hold yet."""
-        if seed not in self._sent:
+        """Send what the run does not hold yet of a seed's epochs; a server may have died in the middle of one."""
+        if seed not in self._held:
             prefix = f"seed_{seed}/"
-            self._sent[seed] = runs.logged_epochs(self.server, self.run, prefix) if self._continued else set()
-        new = {epoch: numbers for epoch, numbers in steps.items() if epoch not in self._sent[seed]}
+            self._held[seed] = runs.logged_points(self.server, self.run, prefix) if self._continued else set()
+        held = self._held[seed]
+        new = {
+            epoch: {name: number for name, number in numbers.items() if (name, epoch) not in held}
+            for epoch, numbers in steps.items()
+        }
         runs.log_numbers(self.server, self.run, new)
-        self._sent[seed].update(new)
+        held.update((name, epoch) for epoch, numbers in new.items() for name in numbers)
 
     def dataset(self, split: LongTailSplit) -> None:
         """Log the split as the data set of this run and of the parent; its digest is that of the chosen images."""
@@ -83,7 +87,7 @@ class Record:
             self.epochs(seed, {int(row["epoch"]): epoch_numbers(seed, row) for row in rows})
         if not self._has_dataset and SPLIT.exists():
             self.dataset(load_split(SPLIT))
-        runs.log_numbers(self.server, self.run, {0: self.outputs.final_metrics()})
+        runs.log_results(self.server, self.run, self.outputs.final_metrics())
         if self.outputs.stage == "evaluate":
             log_model(self.server, self.run, self.params, self.outputs.row)
         if self.outputs.stage == "report":
@@ -106,7 +110,7 @@ def log_report(server: Server, run: str) -> None:
 
     On the parent run this lets pipelines be compared side by side, whichever of their stages were cached.
     """
-    runs.log_numbers(server, run, {0: leaderboard_numbers(REPORTS)})
+    runs.log_results(server, run, leaderboard_numbers(REPORTS))
     leaderboard = REPORTS / "leaderboard.md"
     if leaderboard.exists():
         server.client.log_artifact(run, str(leaderboard))

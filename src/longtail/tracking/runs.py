@@ -50,7 +50,9 @@ def join_parent(server: Server, params: Params, stage: str) -> str:
     """
     key, command = pipeline_key(params), _command()
     mine = _search(server, {COMMAND: command})[:1] if command else []
-    parent = mine[0].info.run_id if mine else find_parent(server, key, {stage, "report"})
+    if mine:
+        _complete_params(server, mine[0], _all_params(params))
+    parent = mine[0].info.run_id if mine else find_parent(server, params, {stage, "report"})
     parent = parent or make_parent(server, params, key, "dvc repro")
     if command and not mine:
         server.client.set_tag(parent, COMMAND, command)
@@ -58,14 +60,15 @@ def join_parent(server: Server, params: Params, stage: str) -> str:
     return parent
 
 
-def find_parent(server: Server, key: str, about_to_run: Collection[str]) -> str | None:
-    """Return the newest parent run of `key`; None if a stage that is about to run has already finished in it.
+def find_parent(server: Server, params: Params, about_to_run: Collection[str]) -> str | None:
+    """Return the newest parent run of the pipeline; None if a stage that is about to run has already finished in it.
 
     A stage that runs again, or after the report, belongs to another pipeline run (`dvc repro --force`).
     """
-    for parent in _search(server, {KEY: key})[:1]:
+    for parent in _search(server, {KEY: pipeline_key(params)})[:1]:
         done = {child.data.tags[STAGE] for child in children(server, parent.info.run_id, "FINISHED")}
         if not done & {*about_to_run}:
+            _complete_params(server, parent, _all_params(params))
             return str(parent.info.run_id)
     return None
 
@@ -78,8 +81,12 @@ def make_parent(server: Server, params: Params, key: str, reason: str) -> str:
     parts = [os.environ.get("DVC_EXP_NAME"), params.data.name, ", ".join(params.methods)]
     name = textwrap.shorten(": ".join(part for part in parts if part), 100, placeholder=" …")
     run = server.client.create_run(server.experiment, tags=tags, run_name=name)
-    log_params(server, run.info.run_id, flat_params(params.model_dump(mode="json")))
+    log_params(server, run.info.run_id, _all_params(params))
     return str(run.info.run_id)
+
+
+def _all_params(params: Params) -> dict[str, str]:
+    return flat_params(params.model_dump(mode="json"))
 
 
 def abandon(server: Server, parent: str) -> None:
@@ -104,6 +111,7 @@ def open_child(server: Server, parent: str, outputs: Outputs, params: Params) ->
     """Return the run of a stage, and whether it is one that was killed before and is now continued."""
     for run in children(server, parent, "RUNNING"):
         if run.data.tags[STAGE] == outputs.name:
+            _complete_params(server, run, params_of(outputs, params))
             return str(run.info.run_id), True
     tags = {PARENT: parent, STAGE: outputs.name, **_versions()}
     run = server.client.create_run(server.experiment, tags=tags, run_name=f"{outputs.stage} {outputs.row}".strip())
@@ -135,6 +143,11 @@ def log_params(server: Server, run: str, params: Mapping[str, str]) -> None:
         server.client.log_batch(run, params=entities[start : start + MAX_PARAMS])
 
 
+def _complete_params(server: Server, run: Run, params: Mapping[str, str]) -> None:
+    """Log the parameters of a run whose server died between making it and taking them."""
+    log_params(server, run.info.run_id, {name: text for name, text in params.items() if name not in run.data.params})
+
+
 def log_numbers(server: Server, run: str, steps: Mapping[int, Numbers]) -> None:
     """Log the metrics of epochs in as few calls as mlflow allows, since each call costs the same.
 
@@ -149,10 +162,16 @@ def log_numbers(server: Server, run: str, steps: Mapping[int, Numbers]) -> None:
         server.client.log_batch(run, metrics=entities[start : start + MAX_METRICS])
 
 
-def logged_epochs(server: Server, run: str, prefix: str) -> set[int]:
-    """Return the epochs of which `run` has a metric whose name starts with `prefix`."""
+def log_results(server: Server, run: str, numbers: Numbers) -> None:
+    """Log the metrics that have no epochs, unless the run shows these values already."""
+    shown = server.client.get_run(run).data.metrics
+    log_numbers(server, run, {0: {name: number for name, number in numbers.items() if shown.get(name) != number}})
+
+
+def logged_points(server: Server, run: str, prefix: str) -> set[tuple[str, int]]:
+    """Return name and epoch of all that `run` holds of the metrics whose names start with `prefix`."""
     names = [name for name in server.client.get_run(run).data.metrics if name.startswith(prefix)]
-    return {metric.step for name in names for metric in server.client.get_metric_history(run, name)}
+    return {(name, metric.step) for name in names for metric in server.client.get_metric_history(run, name)}
 
 
 def _search(server: Server, tags: Mapping[str, str], status: str | None = None) -> list[Run]:

@@ -34,6 +34,7 @@ QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends on a server
 }
 
 
@@ -75,12 +76,27 @@ def connect(root: Path) -> Server:
     _probe(uri)
     for name, value in (QUIET | PATIENCE).items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient, set_tracking_uri
+    from mlflow import MlflowClient
 
-    set_tracking_uri(uri)  # where a client looks for logged models, whatever address it was given itself
+    _look_here(uri)
     with locked(root):  # several processes that migrate a new sqlite file fail
         client = MlflowClient(tracking_uri=uri)
         return Server(uri, client, _experiment(client, uri))
+
+
+def _look_here(uri: str) -> None:
+    """Tell mlflow where logged models are: its registry asks there, whatever address a client was given itself.
+
+    mlflow writes the address into the environment too, where the next `connect`, to another root, would find it.
+    """
+    from mlflow import set_tracking_uri
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def locked(root: Path) -> FileLock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager
@@ -19,6 +20,7 @@ from longtail.workspace import home
 HERE = Path()
 PAUSE = 2.0  # seconds between two sendings: short epochs travel together
 SHARE = 10.0  # and a slow server gets at most this part (a tenth) of the time
+RETRY = 30.0  # seconds until a server that was away is tried again
 
 
 class StageRun:
@@ -32,14 +34,18 @@ class StageRun:
         self._outputs, self._params, self._root = outputs, params, root
         self._record: Record | None = None
         self._waiting: dict[int, dict[int, Numbers]] = {}  # seed -> epoch -> numbers
-        self._next_sending = 0.0
+        self._next_sending = math.inf  # nothing is sent before `start`
 
     def log(self, seed: int, row: Mapping[str, Any]) -> None:
-        """Take an epoch's history row, with its "epoch"; it is sent now, or with the next ones if epochs are short."""
-        if self._record is not None:
-            self._waiting.setdefault(seed, {})[int(row["epoch"])] = epoch_numbers(seed, row)
-            if time.monotonic() >= self._next_sending:
-                self._try(self._send)
+        """Take an epoch's history row, with its "epoch".
+
+        It is sent now, with the next ones if epochs are short, or when a server that was away is back.
+        """
+        self._waiting.setdefault(seed, {})[int(row["epoch"])] = epoch_numbers(seed, row)
+        if time.monotonic() >= self._next_sending:
+            if self._record is None:
+                self.start()
+            self._try(self._send)
 
     def dataset(self, split: LongTailSplit) -> None:
         """Name the data that the stage works on."""
@@ -47,10 +53,12 @@ class StageRun:
 
     def start(self) -> None:
         """Find or make the stage's run."""
+        began = time.monotonic()
         try:
             self._record = Record.begin(connect(self._root), self._params, self._outputs, self._root)
+            self._next_sending = 0.0
         except Exception as error:
-            excuse(self._root, error)
+            self._give_up(began, error)
 
     def succeed(self) -> None:
         """Copy what the stage wrote and end its run; if the server was away meanwhile, begin again."""
@@ -59,7 +67,9 @@ class StageRun:
         self._try(Record.complete)
 
     def fail(self) -> None:
-        """End the run as FAILED."""
+        """End the run as FAILED; if the server was away meanwhile, find the run again."""
+        if self._record is None:
+            self.start()
         self._try(self._send)
         self._try(lambda record: record.close("FAILED"))
 
@@ -68,17 +78,25 @@ class StageRun:
         for seed, steps in self._waiting.items():
             record.epochs(seed, steps)
         self._waiting = {}
-        now = time.monotonic()
-        self._next_sending = now + max(PAUSE, SHARE * (now - began))
+        self._pause(began, PAUSE)
 
     def _try(self, action: Callable[[Record], None]) -> None:
-        """Act on the record; after a failure there is none, so that no later epoch waits for the same server."""
+        """Act on the record; after a failure there is none, so that the next epochs do not wait for the same server."""
+        began = time.monotonic()
         if self._record is not None:
             try:
                 action(self._record)
             except Exception as error:
-                self._record = None
-                excuse(self._root, error)
+                self._give_up(began, error)
+
+    def _give_up(self, began: float, error: Exception) -> None:
+        self._record = None
+        self._pause(began, RETRY)
+        excuse(self._root, error)
+
+    def _pause(self, began: float, least: float) -> None:
+        now = time.monotonic()
+        self._next_sending = now + max(least, SHARE * (now - began))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Change:
     """`champion` goes from one version, or NOBODY, to another.
 
     Args:
-        command: promote or rollback.
+        command: "promote" or "rollback".
     """
 
     command: str
@@ -102,15 +102,17 @@ class Succession:
             self.client.set_registered_model_alias(self.name, PREVIOUS, now)
         else:
             self.client.delete_registered_model_alias(self.name, PREVIOUS)
-        before, after = f"version {was}" if was else "missing", f"version {now} now" if now else "removed"
-        return f"The alias {PREVIOUS} of {self.name} was {before}, which the champion did not follow; it is {after}."
+        before = f"version {was}" if was else "missing"
+        after = f"the champion followed version {now}, which it names now" if now else "the champion is the first"
+        return f"The alias {PREVIOUS} of {self.name} was {before}, but {after}."
 
     def _settle(self) -> str | None:
         snapshot = self.versions.read()
         change, champion = Change.noted(snapshot), snapshot.holder(CHAMPION)
         if change is None:
             return None
-        found = f"A {change.command} of {self.name} from version {change.left} to {change.to} was cut off"
+        what = {"promote": "promotion", "rollback": "rollback"}[change.command]
+        found = f"A {what} of {self.name} from version {change.left} to {change.to} was cut off"
         if champion and champion.number == change.to:
             self._finish(change)
             return f"{found} when version {change.to} served already; it is complete now."

@@ -20,7 +20,7 @@ def sync(server: Server, params: Params, root: Path) -> list[str]:
     if missing:
         names, key = [outputs.name for outputs in missing], runs.pipeline_key(params)
         with locked(root):
-            parent = runs.find_parent(server, key, names) or runs.make_parent(server, params, key, "sync")
+            parent = runs.find_parent(server, params, names) or runs.make_parent(server, params, key, "sync")
         for outputs in missing:
             run, continued = runs.open_child(server, parent, outputs, params)
             Record(server, params, outputs, parent, run, continued).complete()

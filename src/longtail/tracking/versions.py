@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,8 +133,9 @@ class Versions:
         uri = self.server.client.get_model_version_download_uri(self.name, version.number)
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                folder = Path(download_artifacts(uri, dst_path=scratch, tracking_uri=self.server.uri))
-                return Predictor.load(folder / Model.load(folder).flavors["python_function"]["data"])
+                fetch = partial(download_artifacts, dst_path=scratch, tracking_uri=self.server.uri)
+                data = Model.load(fetch(f"{uri}/MLmodel")).flavors["python_function"]["data"]
+                return Predictor.load(Path(fetch(f"{uri}/{data}")))  # the rest is our own code, as of that time
         except Exception as error:  # which library stumbles, and how, depends on the file and on where it is stored
             why = without_password((str(error).splitlines() or [""])[0])[:200].rstrip(".")
             raise InputError(
