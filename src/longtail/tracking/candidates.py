@@ -85,6 +85,7 @@ def log_verdict(server: Server, version: Version, params: Params, verdict: Verdi
 def say_verdict(registry: Registry, version: Version, word: str, reason: str) -> None:
     """Write the decision on the version itself; the word comes last, since it says that all before it is done."""
     client = registry.server.client
+    client.update_model_version(registry.name, version.number, description=reason)  # what MLflow's page shows first
     client.set_model_version_tag(registry.name, version.number, REASON, reason[:MAX_TAG])
     client.set_model_version_tag(registry.name, version.number, DECISION, word)
 
