@@ -22,7 +22,7 @@ def lines_of(file: str, pattern: str) -> list[str]:
 
 def test_make_alone_names_every_target() -> None:
     (phony,) = lines_of("Makefile", r"^\.PHONY: (.*)$")
-    assert set(phony.split()) <= set(re.findall(r"^  make (\w+) +\S", make(), re.MULTILINE))
+    assert set(phony.split()) <= set(re.findall(r"^  make ([\w-]+) +\S", make(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("setting", lines_of(".env", r"^(\w+)="))
@@ -33,7 +33,8 @@ def test_make_exports_what_keeps_tools_quiet(setting: str) -> None:
 def test_every_package_that_an_installation_draws_in_is_pinned() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    waiting = [(Requirement(text), "") for text in project["dependencies"] + extras["workflow"] + extras["dev"]]
+    asked = [*project["dependencies"], *extras["workflow"], *extras["services"], *extras["dev"]]
+    waiting = [(Requirement(text), "") for text in asked]
     pins = {canonicalize_name(name): number for name, number in map(split_pin, lines_of("constraints.txt", "^.+$"))}
     seen = set()
     while waiting:
