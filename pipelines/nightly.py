@@ -9,7 +9,6 @@ takes the sides of known images from the newest tag.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -23,6 +22,7 @@ from pipelines.clone import ASSIGNMENT, RAW, check_code, git, link, share_cache,
 from pipelines.failures import UserError, failure_of
 from pipelines.processes import Sink, run
 from pipelines.repro import DVC
+from pipelines.rows import only_method
 from pipelines.stage_graph import default_remote
 from pipelines.variants import Variant
 
@@ -104,7 +104,7 @@ class Nightly:
         Raises:
             PipelineError: git refuses, such as a remote that cannot be reached.
         """
-        tag = f"retrain/{self.retraining.name}/v{version}"
+        tag = self._tag(version)
         git(self.clone, "update-index", "--no-skip-worktree", "params.yaml")
         git(self.clone, "add", "--force", "--", *(path for path in KEPT if (self.clone / path).exists()))
         git(self.clone, *NOBODY, "commit", "--quiet", "--allow-empty", "--message", f"Train {tag}")
@@ -114,12 +114,14 @@ class Nightly:
             git(self.root, "push", "--quiet", "--force", self.retraining.git_remote, tag)
         return tag
 
+    def _tag(self, version: str) -> str:
+        return f"retrain/{self.retraining.name}/v{version}"
+
     def _kept(self, version: str | None, path: Path) -> str | None:
         """Return a file of a version's tag, or of the newest tag; None if there is none."""
-        tags = git(self.root, "tag", "--list", f"retrain/{self.retraining.name}/v*", "--sort=-v:refname").splitlines()
-        wanted = [tag for tag in tags if version is None or tag.endswith(f"/v{version}")]
-        if wanted:
-            return git(self.root, "show", f"{wanted[0]}:{path}") + "\n"
+        tags = git(self.root, "tag", "--list", self._tag(version or "*"), "--sort=-v:refname").splitlines()
+        if tags:
+            return git(self.root, "show", f"{tags[0]}:{path}") + "\n"
         own = self.root / path
         return own.read_text() if version is None and own.exists() else None
 
@@ -146,7 +148,8 @@ def plan_night(root: Path, data: str | None) -> Nightly:
             "Retraining watches image_folder or image_list; see benchmarks/own_images.yaml."
         )
     source = params.data.model_copy(update={"path": str(_place(root, data or params.data.path))})
-    content = _only(yaml.safe_load(file.read_text()), params)
+    content = only_method(yaml.safe_load(file.read_text()), params, params.retrain.method)
+    content |= {"seeds": [params.retrain.seed], "data": content["data"] | {"path": str(LINK)}, "published": {}}
     text = "# What retraining trains: one method, one seed.\n" + yaml.safe_dump(content, sort_keys=False)
     return Nightly(root, Params.model_validate(content), text, params.retrain, source)
 
@@ -154,23 +157,3 @@ def plan_night(root: Path, data: str | None) -> Nightly:
 def _place(root: Path, path: str) -> Path:
     folder = Path(path).expanduser()
     return root / folder if (root / folder).exists() else folder
-
-
-def _only(content: dict[str, Any], params: Params) -> dict[str, Any]:
-    """Keep one method, the representations that it needs, and one seed."""
-    assert params.retrain is not None
-    method = params.retrain.method
-    rows, row = [], params.methods[method].representation
-    while row not in rows:
-        rows.append(row)
-        row = params.representations[row].start_from.removeprefix("models/")
-        if row not in params.representations:
-            break
-    return {
-        **content,
-        "seeds": [params.retrain.seed],
-        "data": content["data"] | {"path": str(LINK)},
-        "representations": {name: content["representations"][name] for name in reversed(rows)},
-        "methods": {method: content["methods"][method]},
-        "published": {},
-    }

@@ -197,13 +197,13 @@ def _report(night: Nightly, found: Found, version: Version, word: str, why: str,
 
 
 @step("promote")
-def promote(night: Nightly, registry: Registry, version: Version, why: str) -> None:
+def promote(night: Nightly, registry: Registry, version: Version) -> None:
     """Push what the model was made of, then serve it."""
     with logged() as log:
         night.push(log)
     night.keep(version.number)
     registry.promote(version.number)
-    candidates.say_verdict(registry, version, PROMOTED, why)
+    candidates.say_word(registry, version, PROMOTED)
 
 
 def _publish(markdown: str, description: str) -> None:
@@ -292,7 +292,7 @@ def _spend(night: Nightly, force: bool, dry_run: bool, extend: bool, timeout: fl
         return Completed(name="Nothing changed", message=f"Training gave version {version.number} again, the champion.")
     verdict = decide(night, registry, found, version)
     if verdict.word == PASSED:
-        promote(night, registry, version, verdict.reason)
+        promote(night, registry, version)
     word = PROMOTED if verdict.word == PASSED else REFUSED
     message = f"{night.retraining.name} version {version.number}. {verdict.reason}"
     _publish(verdict.report, message)

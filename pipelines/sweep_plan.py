@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipelines.failures import UserError
+from pipelines.rows import chain, only_method
 from pipelines.sweep_grid import Axis, read_axes
-from pipelines.sweep_waves import chain, work_of
+from pipelines.sweep_waves import work_of
 from pipelines.variants import Variant, read_variant
 
 if TYPE_CHECKING:  # longtail imports torch, which a refusal of the command line need not wait for
@@ -145,10 +146,7 @@ def _concerns(key: str, method: str, params: "Params") -> bool:
 
 
 def _with_one_method(variant: Variant, method: str, params: "Params") -> Variant:
-    content = yaml.safe_load(variant.text)
-    rows = chain(params, params.methods[method].representation)
-    content["methods"] = {method: content["methods"][method]}
-    content["representations"] = {row: content["representations"][row] for row in reversed(rows)}
+    content = only_method(yaml.safe_load(variant.text), params, method)
     content["published"] = {row: numbers for row, numbers in content["published"].items() if row == method}
     content["retrain"] = None  # names a row, perhaps another one; a sweep retrains nothing
     changes = {**variant.changes, "methods": method}

@@ -3,18 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pipelines.rows import chain
+
 if TYPE_CHECKING:  # longtail imports torch, which a refusal of the command line need not wait for
     from longtail.params import Params
     from pipelines.sweep_plan import Trial
-
-START = "models/"  # of a representation's start_from, before the row whose weights it takes
-
-
-def chain(params: "Params", representation: str) -> list[str]:
-    """Return a representation and those whose weights it starts from."""
-    start = params.representations[representation].start_from
-    below = chain(params, start.removeprefix(START)) if start.startswith(START) else []
-    return [representation, *below]
 
 
 def work_of(params: "Params") -> frozenset[str]:

@@ -2,11 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 COUNTS = {"ant": 200, "bee": 80, "cat": 30, "dog": 8, "elk": 1}
+FEW = {"ant": 12, "bee": 6}
+OWN: dict[str, Any] = {  # keys of a source that finds images of one's own, besides its name and path
+    "image_size": 16,
+    "memory_gigabytes": 1.0,
+    "test_per_class": 10,
+    "profile": "natural",
+    "imbalance_factor": None,
+    "pareto_shape": None,
+    "subset": None,
+    "seed": None,
+    "validation": {"source": "holdout", "per_class": 5},
+}
 KINDS = (("L", ".png"), ("RGBA", ".png"), ("P", ".png"), ("RGB", ".jpg"), ("CMYK", ".jpeg"))
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "longtail"
 UNIONS = {"losses": Loss, "learners": Learner, "balancers": Balancer, "data": Source}
 LAYERS = [
-    ["spec", "seeding", "distributed"],
+    ["spec", "seeding", "distributed", "markdown"],
     ["data"],
     ["models"],
     ["losses"],

@@ -19,8 +19,7 @@ from safetensors import SafetensorError
 from longtail.prediction import Predictor
 from longtail.program import export
 from longtail.spec import InputError
-from longtail.tracking.registry import Registry
-from longtail.tracking.server import connect, reason, tracking_uri, without_password
+from longtail.tracking.registry import reach_registry
 from longtail.workspace import home
 
 __all__ = ["export", "load"]
@@ -42,21 +41,12 @@ def load(model: str) -> Predictor:
     named = REGISTERED.fullmatch(model)
     if named is None:
         raise InputError(f"{model} names no model; write models:/NAME@champion, or @previous, or @challenger.")
-    registry = _open_registry(named["name"])
+    registry = reach_registry(home(), named["name"])
     version = {"champion": registry.champion, "previous": registry.previous, "challenger": registry.challenger}
     found = version[named["alias"]]()
     if found is None:
         raise InputError(f"No version of {named['name']} is called {named['alias']}; register or promote one.")
     return registry.predictor(found)
-
-
-def _open_registry(name: str) -> Registry:
-    root = home()
-    try:
-        return Registry(connect(root), name, root)
-    except Exception as error:
-        uri = without_password(tracking_uri(root))
-        raise InputError(f"MLflow at {uri} {reason(error)}. Start it, or set MLFLOW_TRACKING_URI.") from None
 
 
 def _load_folder(folder: Path) -> Predictor:

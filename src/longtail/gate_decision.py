@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from longtail.markdown import cell, table
+
 OVERALL, CALIBRATION = "overall", "calibration"
 TITLES = {
     OVERALL: "balanced accuracy",
@@ -127,11 +129,11 @@ class Decision:
 
     def markdown(self) -> str:
         """Return the table of checks, and that of the classes whose accuracy changed most."""
-        checks = _table(
+        checks = table(
             ["check", "champion", "challenger", "difference", "bound", "verdict"],
             [check.row() for check in self.checks],
         )
-        classes = _table(
+        classes = table(
             ["class", "held-out images", "champion", "challenger", "difference"],
             [[name, str(row[0]), *map(_points, row[1:]), _signed(_gain(row))] for name, row in self._most_changed()],
         )
@@ -169,7 +171,7 @@ class Decision:
 
     def _changed_classes(self) -> list[str]:
         kinds = {"New": self.new_classes, "Vanished": self.vanished_classes}
-        return [f"- {kind} classes: {', '.join(map(_escape, names))}." for kind, names in kinds.items() if names]
+        return [f"- {kind} classes: {', '.join(map(cell, names))}." for kind, names in kinds.items() if names]
 
 
 def _gain(row: ClassRow) -> float | None:
@@ -189,14 +191,3 @@ def _points(fraction: float | None) -> str:
 
 def _signed(fraction: float | None) -> str:
     return "n/a" if fraction is None else f"{100 * fraction + 0.0:+.1f}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    rule = [":---", *["---:"] * (len(header) - 1)]
-    lines = [header, rule, *([_escape(cell) for cell in row] for row in rows)]
-    return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def _escape(text: str) -> str:
-    """Keep a class's name from ending a cell or a line."""
-    return re.sub(r"\s+", " ", text.replace("|", r"\|"))

@@ -15,20 +15,8 @@ from longtail.data.images import ImageFiles, LongTailSplit
 from longtail.data.split import build_split
 from longtail.spec import InputError
 
-GOOD: dict[str, Any] = {
-    "path": "data/raw/mine",
-    "image_size": 16,
-    "memory_gigabytes": 1.0,
-    "test_per_class": 10,
-    "profile": "natural",
-    "imbalance_factor": None,
-    "pareto_shape": None,
-    "subset": None,
-    "seed": None,
-    "validation": {"source": "holdout", "per_class": 5},
-}
+GOOD: dict[str, Any] = {"path": "data/raw/mine", **photos.OWN}
 ROOT, RECORD = Path("data/raw/mine"), Path("data/assignment.csv")
-FEW = {"ant": 12, "bee": 6}
 OFFICIAL = {"test_per_class": None, "validation": {"source": "official", "per_class": 5}}
 
 
@@ -67,7 +55,7 @@ def test_own_images_get_a_test_set_and_keep_their_sides_the_next_day() -> None:
 
 
 def test_the_pixels_are_those_of_the_file() -> None:
-    photos.write_photos(ROOT, FEW)
+    photos.write_photos(ROOT, photos.FEW)
     split = build()
     for side in (split.train, split.val, split.test):
         assert isinstance(side.images, torch.Tensor)
@@ -78,7 +66,7 @@ def test_the_pixels_are_those_of_the_file() -> None:
 
 
 def test_names_and_dates_decide_nothing() -> None:
-    photos.write_photos(ROOT, FEW)
+    photos.write_photos(ROOT, photos.FEW)
     first = build()
     for number, file in enumerate(sorted(ROOT.glob("*/*"), reverse=True)):
         file.rename(file.with_name(f"renamed {number}{file.suffix}"))
@@ -89,7 +77,7 @@ def test_names_and_dates_decide_nothing() -> None:
 
 
 def test_images_that_left_keep_their_row_and_their_side() -> None:
-    photos.write_photos(ROOT, FEW)
+    photos.write_photos(ROOT, photos.FEW)
     first = sides_of(build())
     shutil.move(ROOT / "ant", "away")
     photos.write_photos(ROOT, {"ant": 3}, first=500)
@@ -97,11 +85,11 @@ def test_images_that_left_keep_their_row_and_their_side() -> None:
     shutil.rmtree(ROOT / "ant")
     shutil.move("away", ROOT / "ant")
     assert sides_of(build()) == first
-    assert len(read_assignment(RECORD)) == sum(FEW.values()) + 3
+    assert len(read_assignment(RECORD)) == sum(photos.FEW.values()) + 3
 
 
 def test_too_many_for_memory_stay_on_disk() -> None:
-    photos.write_photos(ROOT, FEW)
+    photos.write_photos(ROOT, photos.FEW)
     in_memory = build(memory_gigabytes=18 * 3 * 16 * 16 / 1e9)
     on_disk = build(memory_gigabytes=(18 * 3 * 16 * 16 - 1) / 1e9)
     assert isinstance(in_memory.train.images, torch.Tensor)
@@ -115,7 +103,7 @@ def test_too_many_for_memory_stay_on_disk() -> None:
 
 @pytest.mark.parametrize("memory", [0.0, 1.0])
 def test_a_truncated_image_is_named_and_nothing_is_recorded(memory: float) -> None:
-    photos.write_photos(ROOT, FEW)
+    photos.write_photos(ROOT, photos.FEW)
     broken = ROOT / "bee" / "0.png"
     broken.write_bytes(broken.read_bytes()[:120])
     with pytest.raises(InputError, match=r"bee/0\.png is no readable image"):
@@ -135,7 +123,7 @@ def test_copies_share_a_side() -> None:
 
 
 def test_one_image_under_two_classes_is_refused() -> None:
-    photos.write_photos(ROOT, FEW)
+    photos.write_photos(ROOT, photos.FEW)
     shutil.copy(ROOT / "ant" / "0.png", ROOT / "bee" / "other.png")
     with pytest.raises(InputError, match=r"ant/0\.png and bee/other\.png are the same image under two classes"):
         build()
@@ -151,7 +139,7 @@ def test_a_profile_cuts_the_images_that_train() -> None:
 
 def test_parts_that_come_with_the_data_are_used() -> None:
     for number, part in enumerate(("train", "val", "test")):
-        photos.write_photos(ROOT / part, FEW, first=100 * number)
+        photos.write_photos(ROOT / part, photos.FEW, first=100 * number)
     split = build(**OFFICIAL)
     assert split.class_counts.tolist() == [12, 6]
     assert split.val.class_counts.tolist() == [5, 5]
@@ -161,8 +149,8 @@ def test_parts_that_come_with_the_data_are_used() -> None:
 
 
 def test_validation_is_held_out_of_train_where_only_a_test_set_is_given() -> None:
-    photos.write_photos(ROOT / "train", FEW)
-    photos.write_photos(ROOT / "test", FEW, first=100)
+    photos.write_photos(ROOT / "train", photos.FEW)
+    photos.write_photos(ROOT / "test", photos.FEW, first=100)
     split = build(test_per_class=None)
     assert split.val.class_counts.tolist() == [1, 1]
     assert split.class_counts.tolist() == [11, 5]
@@ -170,18 +158,18 @@ def test_validation_is_held_out_of_train_where_only_a_test_set_is_given() -> Non
 
 
 def test_yesterdays_test_image_may_not_be_moved_into_train() -> None:
-    photos.write_photos(ROOT, FEW)
+    photos.write_photos(ROOT, photos.FEW)
     build()
-    for name in FEW:
+    for name in photos.FEW:
         (ROOT / "train").mkdir(exist_ok=True)
         shutil.move(ROOT / name, ROOT / "train" / name)
-    photos.write_photos(ROOT / "test", FEW, first=100)
+    photos.write_photos(ROOT / "test", photos.FEW, first=100)
     with pytest.raises(InputError, match=r"records train/\w+/\w+\.\w+ as test, .*; move it to test"):
         build(test_per_class=None)
 
 
 def test_an_image_in_train_and_test_is_refused() -> None:
-    photos.write_photos(ROOT / "train", FEW)
+    photos.write_photos(ROOT / "train", photos.FEW)
     photos.write_photos(ROOT / "test", {"ant": 1, "bee": 0})
     with pytest.raises(InputError, match=r"train/ant/0\.png and test/ant/0\.png are the same image"):
         build(test_per_class=None)
@@ -193,7 +181,7 @@ def test_a_class_that_is_called_train() -> None:
 
 
 def test_a_class_whose_training_images_left_is_named() -> None:
-    photos.write_photos(ROOT, FEW)
+    photos.write_photos(ROOT, photos.FEW)
     split = build()
     for name in split.train.ids:
         path = ROOT / name.split(" ", 1)[1]
@@ -228,8 +216,8 @@ def test_bad_folders_are_refused() -> None:
 
 
 def test_bad_parts_are_refused() -> None:
-    photos.write_photos(ROOT / "train", FEW)
-    photos.write_photos(ROOT / "valid", FEW, first=100)
+    photos.write_photos(ROOT / "train", photos.FEW)
+    photos.write_photos(ROOT / "valid", photos.FEW, first=100)
     with pytest.raises(InputError, match=r"valid stands beside train/; the parts are called train, val and test"):
         build()
     (ROOT / "valid").rename(ROOT / "val")

@@ -13,19 +13,13 @@ from longtail.data.split import build_split
 from longtail.spec import InputError
 
 GOOD: dict[str, Any] = {
+    **photos.OWN,
     "path": "images",
     "train": "train.txt",
     "val": "val.txt",
     "test": "lists/test.txt",
     "classes": None,
-    "image_size": 16,
-    "memory_gigabytes": 1.0,
     "test_per_class": None,
-    "profile": "natural",
-    "imbalance_factor": None,
-    "pareto_shape": None,
-    "subset": None,
-    "seed": None,
     "validation": {"source": "official", "per_class": 2},
 }
 ROOT, RECORD = Path("images"), Path("data/assignment.csv")

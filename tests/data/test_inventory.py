@@ -17,21 +17,10 @@ from longtail.data.split import build_split
 from longtail.spec import InputError
 
 DAY_ONE = {"ant": 60, "bee": 20, "cat": 3}
-NUMBERS: dict[str, Any] = {
-    "image_size": 16,
-    "memory_gigabytes": 1.0,
-    "test_per_class": 10,
-    "profile": "natural",
-    "imbalance_factor": None,
-    "pareto_shape": None,
-    "subset": None,
-    "seed": None,
-    "validation": {"source": "holdout", "per_class": 5},
-}
 
 
 def folder(path: Path, **changed: Any) -> ImageFolder:
-    return ImageFolder.model_validate({"name": "image_folder", "path": str(path), **NUMBERS, **changed})
+    return ImageFolder.model_validate({"name": "image_folder", "path": str(path), **photos.OWN, **changed})
 
 
 @pytest.fixture
@@ -317,7 +306,7 @@ def test_lists_are_read_like_folders(mine: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "train.txt").write_text("\n".join(lines))
     (tmp_path / "mine" / "classes.txt").write_text("\n".join(names))
     lists = {"train": "train.txt", "val": None, "test": None, "classes": "classes.txt"}
-    source = ImageList.model_validate({"name": "image_list", "path": str(mine), **NUMBERS, **lists})
+    source = ImageList.model_validate({"name": "image_list", "path": str(mine), **photos.OWN, **lists})
     listed = take_inventory(source)
     for file in ("train.txt", "classes.txt"):
         (mine / file).unlink()

@@ -10,18 +10,7 @@ from longtail.data.images import ImageFiles
 from longtail.data.own_images import OwnImages, check_classes, content_keys, read_listing
 from longtail.spec import InputError
 
-GOOD: dict[str, Any] = {
-    "path": "mine",
-    "image_size": 16,
-    "memory_gigabytes": 1.0,
-    "test_per_class": 10,
-    "profile": "natural",
-    "imbalance_factor": None,
-    "pareto_shape": None,
-    "subset": None,
-    "seed": None,
-    "validation": {"source": "holdout", "per_class": 5},
-}
+GOOD: dict[str, Any] = {"path": "mine", **photos.OWN}
 
 
 def test_order_is_by_label_and_content_not_by_name(tmp_path: Path) -> None:

@@ -12,15 +12,6 @@ from longtail.data.image_list import ImageList
 from longtail.data.places import Place, Places, find_places
 from longtail.spec import InputError
 
-NUMBERS: dict[str, Any] = {
-    "image_size": 16,
-    "memory_gigabytes": 1.0,
-    "profile": "natural",
-    "imbalance_factor": None,
-    "pareto_shape": None,
-    "subset": None,
-    "seed": None,
-}
 HELD_OUT: dict[str, Any] = {"test_per_class": 5, "validation": {"source": "holdout", "per_class": 5}}
 OFFICIAL: dict[str, Any] = {"test_per_class": None, "validation": {"source": "official", "per_class": 5}}
 ROOT = Path("mine")
@@ -34,12 +25,12 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_folder(**held_out: Any) -> Places:
-    return find_places(ImageFolder.model_validate({"path": "mine", **NUMBERS, **(held_out or HELD_OUT)}), ROOT)
+    return find_places(ImageFolder.model_validate({"path": "mine", **photos.OWN, **(held_out or HELD_OUT)}), ROOT)
 
 
 def in_lists(held_out: dict[str, Any] = HELD_OUT, **lists: str | None) -> Places:
     files = {"train": "train.txt", "val": None, "test": None, "classes": None} | lists
-    return find_places(ImageList.model_validate({"path": "mine", **NUMBERS, **held_out, **files}), ROOT)
+    return find_places(ImageList.model_validate({"path": "mine", **photos.OWN, **held_out, **files}), ROOT)
 
 
 def write_parts(*parts: str) -> None:

@@ -8,36 +8,16 @@ import pytest
 import yaml
 
 import photos
-from clones import ROOT, Clone
+from clones import ROOT
 from longtail.data.assignment import write_assignment
 from longtail.data.inventory import take_inventory
 from pipelines.clone import ASSIGNMENT
 from pipelines.failures import PipelineError, UserError
 from pipelines.nightly import INVENTORY, LINK, plan_night
 
-COUNTS = {"ant": 12, "bee": 6}
+pytest_plugins = ["nightly_fixtures"]
+
 ONE_SIDE = "sha256,side\n" + "a" * 64 + ",test\n"
-
-
-@pytest.fixture(scope="module")
-def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository whose params.yaml retrains an image folder."""
-    clone = Clone(tmp_path_factory.mktemp("nightly") / "repository")
-    clone.folder.mkdir(exist_ok=True)
-    shutil.copy(ROOT / "benchmarks" / "own_images.yaml", clone.folder / "params.yaml")
-    clone.commit()
-    return clone.folder
-
-
-@pytest.fixture
-def root(committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, with images."""
-    for name in ("LONGTAIL_DATA", "LONGTAIL_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "repository"
-    shutil.copytree(committed, folder)
-    photos.write_photos(folder / "data" / "raw" / "mine", COUNTS)
-    return folder
 
 
 def change(root: Path, **changes: object) -> None:
@@ -104,7 +84,7 @@ def test_the_workspace_is_not_touched_and_what_was_kept_comes_back(root: Path) -
     before = git(root, "status", "--porcelain")
     night = plan_night(root, None)
     night.prepare()
-    assert {path.name for path in (night.clone / LINK).iterdir()} == set(COUNTS)
+    assert {path.name for path in (night.clone / LINK).iterdir()} == set(photos.FEW)
     assert yaml.safe_load((night.clone / "params.yaml").read_text())["seeds"] == [0]
     assert git(night.clone, "status", "--porcelain") == ""  # so that its numbers are those of a commit
     inventory = take_inventory(night.source)

@@ -11,37 +11,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
 
-import photos
-from clones import ROOT, Clone
 from pipelines.failures import PipelineError, UserError
-from pipelines.notify import WEBHOOK
 from pipelines.retrain import main, retrain
 
-pytest_plugins = ["pipeline_fixtures"]
+pytest_plugins = ["pipeline_fixtures", "nightly_fixtures"]
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-COUNTS = {"ant": 12, "bee": 6}
-
-
-@pytest.fixture(scope="module")
-def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository whose params.yaml retrains an image folder."""
-    clone = Clone(tmp_path_factory.mktemp("retrain") / "repository")
-    clone.folder.mkdir(exist_ok=True)
-    shutil.copy(ROOT / "benchmarks" / "own_images.yaml", clone.folder / "params.yaml")
-    clone.commit()
-    return clone.folder
-
-
-@pytest.fixture
-def root(committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, with images, and with MLflow on its own sqlite file."""
-    for name in ("LONGTAIL_DATA", "LONGTAIL_HOME", "LONGTAIL_TRACKING", "MLFLOW_TRACKING_URI", WEBHOOK):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "repository"
-    shutil.copytree(committed, folder)
-    photos.write_photos(folder / "data" / "raw" / "mine", COUNTS)
-    return folder
 
 
 def night(root: Path, **options: Any) -> State[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longtail.data.assignment import Side
+from longtail.markdown import table
 from longtail.spec import InputError
 
 HEADER = ["sha256", "class", "path", "part"]
@@ -127,18 +128,14 @@ class Changes:
         """Return a table of the classes that changed, those that changed most first."""
         changed = {name: numbers for name, numbers in self.table.items() if numbers[2] or numbers[3]}
         order = sorted(changed, key=lambda name: (-changed[name][2] - changed[name][3], name))
-        lines = ["| class | then | now | new | gone |", "| :--- | ---: | ---: | ---: | ---: |"] if order else []
-        lines += ["| " + " | ".join([_cell(name), *map(str, changed[name])]) + " |" for name in order[:SHOWN]]
+        rows = [[name, *map(str, changed[name])] for name in order[:SHOWN]]
+        lines = table(["class", "then", "now", "new", "gone"], rows) if rows else []
         more, same = len(order[SHOWN:]), len(self.table) - len(order)
         notes = [f"Further classes that changed: {more:,}."] if more else []
         notes += [f"Classes without a change: {same:,}."] if same else []
         notes += [f"New classes: {_names(self.appeared)}."] if self.appeared else []
         notes += [f"Vanished classes: {_names(self.vanished)}."] if self.vanished else []
         return "\n".join(lines + [""] * bool(lines and notes) + notes) + "\n"
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text.replace("|", r"\|"))
 
 
 def _names(names: Sequence[str]) -> str:

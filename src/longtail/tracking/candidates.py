@@ -87,7 +87,12 @@ def say_verdict(registry: Registry, version: Version, word: str, reason: str) ->
     client = registry.server.client
     client.update_model_version(registry.name, version.number, description=reason)  # what MLflow's page shows first
     client.set_model_version_tag(registry.name, version.number, REASON, reason[:MAX_TAG])
-    client.set_model_version_tag(registry.name, version.number, DECISION, word)
+    say_word(registry, version, word)
+
+
+def say_word(registry: Registry, version: Version, word: str) -> None:
+    """Write the decision's word alone; its reason stands there already."""
+    registry.server.client.set_model_version_tag(registry.name, version.number, DECISION, word)
 
 
 def trouble_with_mlflow(root: Path, error: Exception) -> str | None:

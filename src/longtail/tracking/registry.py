@@ -148,6 +148,15 @@ def open_registry(root: Path, name: str) -> Registry:
     """
     if not is_on():
         raise InputError("LONGTAIL_TRACKING is off or mlflow is not installed, but the model registry is MLflow's.")
+    return reach_registry(root, name)
+
+
+def reach_registry(root: Path, name: str) -> Registry:
+    """Reach MLflow's registry, whether or not runs are recorded.
+
+    Raises:
+        InputError: MLflow cannot be reached.
+    """
     try:
         server = connect(root)
     except Exception as error:
