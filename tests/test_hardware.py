@@ -78,3 +78,18 @@ def test_stages_that_see_batches_of_any_size_are_compiled_once() -> None:
         network.maps(maps.repeat(2, 1, 1, 1)[:size], start=-1)
     assert counters["stats"]["unique_graphs"] == len(network.stages)
     assert list(network.state_dict()) == names
+
+
+@pytest.mark.skipif(not hardware._can_compile(), reason="no C++ compiler with Python's headers")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:torch")
+def test_compiled_stages_may_run_eagerly() -> None:
+    torch.compiler.reset()
+    counters.clear()
+    network = tiny.make_network()
+    hardware.compile_stages(network, varies_from=-1)
+    with torch.inference_mode(), hardware.eagerly():
+        network.maps(torch.rand(4, 3, 8, 8))
+    assert counters["stats"]["unique_graphs"] == 0
+    with torch.inference_mode():
+        network.maps(torch.rand(4, 3, 8, 8))
+    assert counters["stats"]["unique_graphs"] > 0

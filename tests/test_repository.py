@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -210,3 +212,20 @@ def test_every_source_dependency_exists() -> None:
         for dep in body["deps"]:
             path = interpolate(dep, key, rows_of(stage)[key])
             assert not path.startswith("src/") or (ROOT / path).exists(), f"{stage}@{key} depends on {path}"
+
+
+HEAVY = ("torch._dynamo", "torchvision", "sklearn", "torchmetrics", "mlflow")  # a second each, and few stages need any
+
+
+def test_stages_import_what_takes_long_only_where_it_is_used() -> None:
+    stages = [path.stem for path in sorted((PACKAGE / "stages").glob("*.py")) if path.stem != "__init__"]
+    code = f"""
+import importlib, sys
+for stage in {stages}:
+    importlib.import_module(f"longtail.stages.{{stage}}")
+from longtail.hardware import eagerly
+with eagerly():
+    print([name for name in {HEAVY} if name in sys.modules])
+"""
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed == "[]\n"

@@ -13,6 +13,7 @@ from torch import Tensor
 from longtail.data.augmentation import Augmentation
 from longtail.data.batches import augmented_batches, clean_batches
 from longtail.data.images import LabeledImages, LongTailSplit
+from longtail.hardware import eagerly
 from longtail.models.network import Network
 from longtail.spec import InputError, Spec
 
@@ -137,7 +138,7 @@ def features_of(network: Network, images: LabeledImages, device: torch.device) -
 def _features(network: Network, images: Tensor, device: torch.device) -> Tensor:
     images = images.to(device)
     images = images.float().div(255) if images.dtype == torch.uint8 else images
-    with torch.compiler.set_stance("force_eager"):  # compiled stages are for the shapes of training
+    with eagerly():  # compiled stages are for the shapes of training
         return network.features(images.contiguous(memory_format=torch.channels_last)).float().cpu()
 
 

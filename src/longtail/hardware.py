@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sys
 import sysconfig
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -50,6 +52,15 @@ def _cpu_multiplies_bfloat16() -> bool:
     flags = Path("/proc/cpuinfo")
     text = flags.read_text() if flags.exists() else ""
     return "amx_bf16" in text or "avx512_bf16" in text
+
+
+def eagerly() -> AbstractContextManager[object]:
+    """Return a block in which compiled stages run as they were written.
+
+    Where nothing has been compiled there is nothing to do, and torch's compiler, which takes a second to import, is
+    left alone.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def should_compile(plan: Plan, images: int, image_size: int, device: torch.device) -> bool:

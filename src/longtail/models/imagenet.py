@@ -6,6 +6,9 @@ has one basic block per stage, are (64, 56, 56), (128, 28, 28), (256, 14, 14), (
 Source    He et al., CVPR 2016, arXiv:1512.03385; Xie et al., CVPR 2017, arXiv:1611.05431 (ResNeXt-50, 32x4d);
           ResNet-10: Liu et al., CVPR 2019, arXiv:1904.05160 (OLTR), nobody publishes weights for it
 Differs   nothing: the nets are torchvision's, cut into stages, without their classifier
+
+Every stage's process imports this module, and torchvision's models take a second to import (they bring the compiler
+along), so they are imported where a net is built of them.
 """
 
 import pickle
@@ -16,8 +19,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision import models
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from longtail.models.backbone import Backbone
 from longtail.spec import InputError
@@ -32,11 +33,15 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 
 def build(name: str, channels: int, image_size: int) -> list[nn.Module]:
     """Build stem and layer1, then layer2 to layer4, of torchvision's model; each child keeps torchvision's name."""
+    from torchvision import models
+
     return _stages(models.get_model(name, weights=None))
 
 
 def build_resnet10(channels: int, image_size: int) -> list[nn.Module]:
     """Build the same stages with one basic block each."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
     return _stages(ResNet(BasicBlock, [1, 1, 1, 1]))
 
 
@@ -60,6 +65,8 @@ def check_weights(backbone: str, weights: str) -> None:
     Raises:
         ValueError: if they are neither.
     """
+    from torchvision import models
+
     published = list(models.get_model_weights(TORCHVISION[backbone]).__members__)
     if weights not in published and not weights.endswith(SUFFIXES):
         raise ValueError(
@@ -108,6 +115,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _download(backbone: str, weights: str) -> dict[str, Tensor]:
+    from torchvision import models
+
     published = models.get_model_weights(TORCHVISION[backbone])[weights]
     try:
         state: dict[str, Tensor] = published.get_state_dict(progress=False, check_hash=True, weights_only=True)

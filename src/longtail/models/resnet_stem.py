@@ -9,7 +9,6 @@ Differs   from torchvision: the first convolution is 3x3 with stride 1, and no m
 from functools import partial
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from longtail.models.backbone import Backbone
 
@@ -18,6 +17,8 @@ BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 
 def build(blocks: tuple[int, ...], channels: int, image_size: int) -> list[nn.Module]:
     """Build stem and stage one, then stages two to four; any image size will do."""
+    from torchvision.models.resnet import BasicBlock, ResNet  # here: see longtail.models.imagenet
+
     net = ResNet(BasicBlock, list(blocks))
     stem = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own layers

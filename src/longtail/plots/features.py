@@ -1,13 +1,16 @@
 """Where generated features lie among real ones."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.axes import Axes
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from longtail.plots.page import COLOURS, page, shortened
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
 
 TAILS, HEADS = 3, 2  # panels, and neighbours in each
 SHOWN = 150  # points per class, at most
@@ -29,6 +32,8 @@ def feature_view(
         classes: K names.
         path: PNG to write.
     """
+    from sklearn.decomposition import PCA  # here, since every report imports this module, and sklearn takes a second
+
     counts = torch.bincount(labels, minlength=len(classes))
     names = [shortened(name) for name in classes]
     tails = tail_classes(counts, generated_labels)
@@ -75,7 +80,7 @@ def _thin(points: Tensor) -> Tensor:
     return points[:: -(-len(points) // SHOWN) or 1].float()
 
 
-def _draw(ax: Axes, plane: PCA, points: Tensor, label: str, **style: object) -> None:
+def _draw(ax: Axes, plane: "PCA", points: Tensor, label: str, **style: object) -> None:
     if len(points):
         ax.scatter(*plane.transform(points.numpy()).T, label=label, **{"linewidths": 0, **style})  # type: ignore[arg-type]
 
