@@ -144,10 +144,20 @@ def validate(night: Nightly, found: Found) -> None:
         raise UserError(" ".join(wrong))
 
 
+@step("load the champion")
+def load_champion(registry: Registry, champion: Version) -> None:
+    """Find out before the training, not after it, that the champion cannot be compared with.
+
+    Raises:
+        InputError: its files are gone or damaged.
+    """
+    registry.predictor(champion)
+
+
 @step("register the challenger")
 def register(night: Nightly, registry: Registry, found: Found) -> Version:
     """Register what was trained, with all that it was made of."""
-    if take_inventory(night.source).digest != found.now.digest:
+    if take_inventory(night.source, decode=False).digest != found.now.digest:
         raise UserError("The images changed while the model was trained, so nobody knows which it saw. Run it again.")
     found.now.with_sides(read_assignment(night.clone / ASSIGNMENT)).save(night.clone / INVENTORY)
     tags = {
@@ -282,6 +292,8 @@ def _spend(night: Nightly, force: bool, dry_run: bool, extend: bool, timeout: fl
         log.info(message)
         return Completed(name="Nothing changed", message=message)
     validate(night, found)
+    if found.champion:
+        load_champion(registry, found.champion)
     if dry_run:
         _publish(f"# Dry run: {found.news}\n\n{found.changes.markdown()}", "Nothing was trained")
         return Completed(name="Dry run", message=f"It would retrain, since {found.news}. The images are valid.")

@@ -84,6 +84,14 @@ def test_broken_images_are_news_too(mine: Path) -> None:
     assert take_inventory(folder(mine)).digest not in (sound, broken.digest)
 
 
+def test_without_decoding_sound_images_have_the_same_digest_and_changed_ones_another(mine: Path) -> None:
+    sound = take_inventory(folder(mine))
+    assert take_inventory(folder(mine), decode=False) == sound
+    file = sorted((mine / "ant").iterdir())[0]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])  # cut while it was copied
+    assert take_inventory(folder(mine), decode=False).digest not in (sound.digest, take_inventory(folder(mine)).digest)
+
+
 def test_what_stops_the_split_is_a_problem_before_it(mine: Path, tmp_path: Path) -> None:
     shutil.copy(sorted((mine / "ant").glob("*.jpg"))[0], mine)
     assert_both_refuse(folder(mine), tmp_path / "assignment.csv")

@@ -22,8 +22,12 @@ NAMED = 10  # problems of a kind that are named; more are counted
 BLOCK = 4096  # images that wait for a thread at a time
 
 
-def take_inventory(source: OwnImages) -> Inventory:
+def take_inventory(source: OwnImages, decode: bool = True) -> Inventory:
     """Look at every image of a source: hash it and decode it, by all cores.
+
+    Args:
+        source: what to look at.
+        decode: find images that cannot be decoded. Without it, which is much faster, they count as sound.
 
     Raises:
         InputError: the folder or a list is gone, or the parameters contradict the data.
@@ -32,7 +36,7 @@ def take_inventory(source: OwnImages) -> Inventory:
     places = find_places(source, root)
 
     def look(place: Place) -> tuple[str, str]:
-        return _look(root / place.path, source.image_size)
+        return _look(root / place.path, source.image_size if decode else None)
 
     looked: list[tuple[str, str]] = []
     with ThreadPoolExecutor() as pool:
@@ -44,11 +48,12 @@ def take_inventory(source: OwnImages) -> Inventory:
     return Inventory(tuple(rows), tuple(sorted(places.classes)), tuple(sorted(broken + places.faults)))
 
 
-def _look(path: Path, size: int) -> tuple[str, str]:
-    """Return the content's hash, and why it is no image ("" if it is one)."""
+def _look(path: Path, size: int | None) -> tuple[str, str]:
+    """Return the content's hash, and why it is no image ("" if it is one, or if there is no size to decode it to)."""
     try:
         data = path.read_bytes()
-        decode_bytes(data, 3, size)
+        if size is not None:
+            decode_bytes(data, 3, size)
     except OSError as error:
         return "", f"cannot be read ({error.strerror}); restore it or remove it"
     except InputError as error:
