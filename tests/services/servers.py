@@ -185,3 +185,41 @@ class Prefect(Composed):
     """Prefect's server on PostgreSQL."""
 
     name, inside, health = "prefect", "4200", "/api/health"
+
+
+class LocalPrefect(Server):
+    """`prefect server start` on an sqlite file of its own."""
+
+    name = "prefect"
+
+    def command(self) -> list[str]:
+        """Run the program that users run."""
+        return [str(Path(sys.executable).with_name("prefect")), "server", "start"]
+
+    def environment(self) -> Mapping[str, str]:
+        """Keep its state in the folder. The port by --port would not reach its pages, which would ask port 4200."""
+        return {"PREFECT_HOME": str(self.folder / "home"), "PREFECT_SERVER_API_PORT": str(self.port)}
+
+    def is_ready(self) -> bool:
+        """Ask its health check."""
+        return answers(f"{self.address}/api/health")
+
+
+class LocalMLflow(Server):
+    """`mlflow ui` on a repository's results, as `make ui` starts it."""
+
+    name = "mlflow"
+
+    def command(self) -> list[str]:
+        """Run the program that users run."""
+        results = f"sqlite:///{self.folder}/mlflow.db"
+        words = ["ui", "--backend-store-uri", results, "--host", HOST, "--port", str(self.port), "--workers", "1"]
+        return [str(Path(sys.executable).with_name("mlflow")), *words]
+
+    def environment(self) -> Mapping[str, str]:
+        """Run no jobs of its own."""
+        return {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+    def is_ready(self) -> bool:
+        """Ask its health check."""
+        return answers(f"{self.address}/health")

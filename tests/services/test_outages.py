@@ -9,7 +9,7 @@ import pytest
 from crawling import Crawling
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from remote_project import EPOCHS, METHOD, copy_of
+from remote_project import EPOCHS, METHOD, STAGES, copy_of
 from running import free_port, suspended
 from servers import S3, MLflow, PostgreSQL
 
@@ -17,13 +17,12 @@ from clones import Clone
 from longtail.tracking.stage import PAUSE
 
 pytest_plugins = ["remote_fixtures"]
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.xdist_group("remote")]
 
 AWAY = "the run goes on; send it later with `python -m longtail.tracking sync`."
 TRAIN = ("python", "-m", "longtail.stages.train", "gradual")
 SYNC = ("python", "-m", "longtail.tracking", "sync")
 WEIGHTS = Path("models", "gradual", "seed_0", "weights.safetensors")
-STAGES = ["split", "train@gradual", "extract@gradual", f"finetune@{METHOD}", f"evaluate@{METHOD}", "report"]
 
 
 @pytest.fixture
@@ -64,18 +63,20 @@ class Recorded:
         }
         assert all(found[0].data.params["seeds"] == "[0]" for found in runs.values())
         assert sorted(self.epochs()) == list(range(EPOCHS))
-        if f"evaluate@{METHOD}" in stages:
-            (run,) = runs[f"evaluate@{METHOD}"]
+        models = []
+        for (run,) in (found for name, found in runs.items() if name.startswith("evaluate@")):
             points = self.client.get_metric_history(run.info.run_id, "overall")
             assert [point.value for point in points] == [run.data.metrics["overall"]]
-            assert [entry.model_id for entry in (run.outputs.model_outputs if run.outputs else [])] == [self.model()]
+            assert run.outputs is not None
+            (model,) = run.outputs.model_outputs
+            models.append(model.model_id)
+        assert sorted(models) == self.models()
 
-    def model(self) -> str:
-        """Return the one model that is ready."""
+    def models(self) -> list[str]:
+        """Return the models that are ready, sorted."""
         assert self.experiment is not None
         found = self.client.search_logged_models([self.experiment.experiment_id])
-        (ready,) = (model.model_id for model in found if model.status == "READY")
-        return str(ready)
+        return sorted(str(model.model_id) for model in found if model.status == "READY")
 
 
 def wait_for_epochs(server: MLflow, clone: Clone, process: "subprocess.Popen[str]") -> int:

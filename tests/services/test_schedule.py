@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -13,28 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
-from running import QUIET, Server, answers, inherited
-from test_four_nights import decisions, example
+from example_nights import decisions, example
+from running import QUIET, inherited
+from servers import LocalPrefect
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.xdist_group("schedule")]
 
 BIN = Path(sys.executable).parent
 LONGEST = 420.0  # seconds until all three runs have ended
-
-
-class PrefectServer(Server):
-    """A Prefect server on its own sqlite file."""
-
-    name = "prefect"
-
-    def command(self) -> list[str]:
-        return [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
-
-    def environment(self) -> Mapping[str, str]:
-        return {"PREFECT_HOME": str(self.folder / "home"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-
-    def is_ready(self) -> bool:
-        return answers(f"{self.address}/api/health")
 
 
 @pytest.fixture
@@ -62,7 +48,7 @@ def environment(tmp_path: Path, project: Path) -> Iterator[dict[str, str]]:
     """The environment of commands that talk to a Prefect server; the server runs meanwhile."""
     folder = tmp_path / "prefect"
     folder.mkdir()
-    with PrefectServer(folder) as server:
+    with LocalPrefect(folder) as server:
         yield {
             **inherited(),
             **QUIET,

@@ -2,15 +2,9 @@
 
 import io
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +13,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
+from remote_project import METHOD, OTHER
+from running import Server, answers
+from servers import MLflow
 from torch import Tensor
 
 from clones import Clone
@@ -27,13 +24,11 @@ from longtail.data.split_files import load_split
 from longtail.evaluation import load_predictions
 from longtail.prediction import Predictor, encode_png, gather
 
-pytest_plugins = ["clone_fixtures"]
-pytestmark = pytest.mark.services
+pytest_plugins = ["remote_fixtures"]
+pytestmark = [pytest.mark.services, pytest.mark.xdist_group("remote")]
 
 IMAGES = 100
-METHOD, OTHER = "glag", "graloss"
 TOLERANCE = 1e-6  # of a probability: float32 through JSON, in batches of another size than evaluate's
-READY_SECONDS = 120
 # Argument: a run. In a process of its own, since connecting to MLflow changes the process's environment.
 PROMOTE = """
 import pathlib, sys
@@ -44,54 +39,41 @@ registry.promote(registry.register(sys.argv[1], {}).number)
 """
 
 
-class Registered:
-    """The models that a clone's graph has logged, as versions of one registered model."""
+class Served(Server):
+    """`mlflow models serve` of the champion, on a machine that knows MLflow's server and S3."""
 
-    def __init__(self, clone: Clone) -> None:
-        clone.run("python", "-m", "longtail.tracking", "sync", LONGTAIL_TRACKING="on", PYTHONPATH="src")
-        self.clone, self.uri = clone, f"sqlite:///{clone.folder}/mlflow.db"
-        client = MlflowClient(self.uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        self.runs = {run.info.run_name: run.info.run_id for run in client.search_runs(experiments)}
+    name = "served"
 
-    def promote(self, method: str) -> None:
-        """Register the method's model and make it the champion."""
-        run = self.runs[f"evaluate {method}"]
-        self.clone.run("python", "-c", PROMOTE, run, MLFLOW_TRACKING_URI=self.uri, PYTHONPATH="src")
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self.variables = variables
 
-    @contextmanager
-    def serve(self, log: Path) -> Iterator[Client]:
-        """Serve the champion until the block ends; nothing of it is left running."""
-        port = free_port()
-        command = ["mlflow", "models", "serve", "-m", "models:/longtail@champion"]
-        command += ["--env-manager", "local", "-p", str(port)]
-        environment = self.clone.environment | {"MLFLOW_TRACKING_URI": self.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with log.open("w") as out:
-            server = subprocess.Popen(
-                command, cwd=log.parent, env=environment, stdout=out, stderr=out, start_new_session=True
-            )
-        try:
-            wait_for(f"http://127.0.0.1:{port}/ping", server, log)
-            yield Client(f"http://127.0.0.1:{port}")
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+    def command(self) -> list[str]:
+        """Run the command of docs/serving.md."""
+        words = ["models", "serve", "-m", "models:/longtail@champion", "--env-manager", "local", "-p", str(self.port)]
+        return [str(Path(sys.executable).with_name("mlflow")), *words]
+
+    def environment(self) -> Mapping[str, str]:
+        """Say where the server and S3's keys are."""
+        return {**self.variables, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def is_ready(self) -> bool:
+        """Ask whether the model is loaded."""
+        return answers(f"{self.address}/ping")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+@pytest.fixture(scope="module")
+def promote(remote: Clone, mlflow_server: MLflow) -> Callable[[str], None]:
+    """What registers the model of a method and makes it the champion."""
+    client = MlflowClient(mlflow_server.address)
+    experiment = client.get_experiment_by_name("longtail")
+    assert experiment is not None
+    runs = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
 
+    def promote(method: str) -> None:
+        remote.run("python", "-c", PROMOTE, runs[f"evaluate {method}"], PYTHONPATH="src")
 
-def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    last = time.monotonic() + READY_SECONDS
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except (OSError, urllib.error.URLError):
-            assert server.poll() is None and time.monotonic() < last, log.read_text()
-            time.sleep(0.2)
+    return promote
 
 
 @dataclass(frozen=True)
@@ -107,28 +89,24 @@ class Digits:
 
 
 @pytest.fixture(scope="module")
-def registered(clone: Clone) -> Registered:
-    registered = Registered(clone)
-    registered.promote(METHOD)
-    return registered
-
-
-@pytest.fixture(scope="module")
-def champion(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def champion(
+    promote: Callable[[str], None], remote_variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
     """A client of a server of METHOD's model."""
-    with registered.serve(tmp_path_factory.mktemp("served") / "serve.log") as client:
-        yield client
+    promote(METHOD)
+    with Served(tmp_path_factory.mktemp("served"), remote_variables) as server:
+        yield Client(server.address)
 
 
 @pytest.fixture(scope="module")
-def digits(clone: Clone) -> Digits:
-    split = load_split(clone.folder / "data" / "split")
+def digits(remote: Clone) -> Digits:
+    split = load_split(remote.folder / "data" / "split")
     chosen = torch.linspace(0, len(split.test) - 1, IMAGES).long()
     assert isinstance(split.test.images, Tensor)
     assert set(split.test.labels[chosen].tolist()) == set(range(len(split.classes)))
     recorded = {}
     for method in (METHOD, OTHER):
-        predictions = load_predictions(clone.folder / "evaluations" / method / "seed_0.safetensors")
+        predictions = load_predictions(remote.folder / "evaluations" / method / "seed_0.safetensors")
         assert tuple(predictions.ids) == tuple(split.test.ids)
         recorded[method] = predictions.probabilities[chosen]
     return Digits(split.classes, split.test.images[chosen], recorded)
@@ -167,19 +145,19 @@ def as_mode(pixels: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]", mode: str
 @pytest.mark.parametrize("size", [(1, 1), (5, 40), (200, 31), (640, 480)])
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "WEBP"])
 def test_other_sizes_and_formats_are_seen_as_the_model_sees_them(
-    champion: Client, clone: Clone, digits: Digits, tmp_path: Path, size: tuple[int, int], file_format: str
+    champion: Client, remote: Clone, digits: Digits, tmp_path: Path, size: tuple[int, int], file_format: str
 ) -> None:
     encoded = []
     for image in digits.pixels[::20]:
         file = io.BytesIO()
         Image.open(io.BytesIO(encode_png(image))).resize(size).convert("RGB").save(file, format=file_format)
         encoded.append(file.getvalue())
-    check(champion, encoded, digits.classes, loaded(clone, tmp_path / "model").predict(encoded))
+    check(champion, encoded, digits.classes, loaded(remote, tmp_path / "model").predict(encoded))
 
 
-def loaded(clone: Clone, folder: Path) -> Predictor:
+def loaded(remote: Clone, folder: Path) -> Predictor:
     """Load METHOD's model out of the stages' outputs, without MLflow."""
-    gather(clone.folder / "models" / "gradual", clone.folder / "classifiers" / METHOD, 0, folder)
+    gather(remote.folder / "models" / "gradual", remote.folder / "classifiers" / METHOD, 0, folder)
     return Predictor.load(folder)
 
 
@@ -210,14 +188,19 @@ def test_the_command_prints_the_recorded_class(champion: Client, digits: Digits,
 
 
 def test_a_server_started_after_the_alias_has_moved_serves_the_new_champion(
-    champion: Client, registered: Registered, digits: Digits, tmp_path: Path
+    champion: Client,
+    promote: Callable[[str], None],
+    remote_variables: dict[str, str],
+    digits: Digits,
+    tmp_path: Path,
 ) -> None:
-    registered.promote(OTHER)
+    promote(OTHER)
     try:
         check(champion, digits.encoded(), digits.classes, digits.recorded[METHOD])
-        with registered.serve(tmp_path / "serve.log") as restarted:
-            check(restarted, digits.encoded(), digits.classes, digits.recorded[OTHER])
+        with Served(tmp_path, remote_variables) as restarted:
+            client = Client(restarted.address)
+            check(client, digits.encoded(), digits.classes, digits.recorded[OTHER])
         with pytest.raises(ClientError, match="No model answers"):
-            restarted.predict(digits.encoded())
+            client.predict(digits.encoded())
     finally:
-        registered.promote(METHOD)
+        promote(METHOD)
