@@ -65,7 +65,6 @@ def test_a_sweep_that_is_stopped_leaves_no_process(root: Path, monkeypatch: pyte
 
 
 @pytest.mark.services  # takes long
-@pytest.mark.xdist_group("sweep")
 @pytest.mark.usefixtures("prefect_server")
 def test_dask_holds_the_cap_and_a_failed_trial_is_tried_again(root: Path) -> None:
     (root / "trouble" / "0.2").write_text("exit 1\n")
@@ -81,7 +80,6 @@ def test_dask_holds_the_cap_and_a_failed_trial_is_tried_again(root: Path) -> Non
 
 
 @pytest.mark.services  # takes long
-@pytest.mark.xdist_group("sweep")
 @pytest.mark.usefixtures("prefect_server")
 def test_a_sweep_by_dask_that_is_stopped_leaves_no_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())

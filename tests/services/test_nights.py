@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # not installed everywhere
     from playwright.sync_api import Page
 
 pytest_plugins = ["page_fixtures"]
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("nights")]
+pytestmark = pytest.mark.services
 
 FOREIGN = ("LONGTAIL_HOME", "LONGTAIL_TRACKING", "MLFLOW_TRACKING_URI")
 

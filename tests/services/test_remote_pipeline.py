@@ -20,7 +20,7 @@ from longtail.evaluation import load_predictions
 from longtail.prediction import encode_png
 
 pytest_plugins = ["remote_fixtures"]
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("remote")]
+pytestmark = pytest.mark.services
 
 IMAGES = 20
 # Arguments: a model's address, a folder of images. In a process of its own, as a user of the model would.

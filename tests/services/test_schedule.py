@@ -17,7 +17,7 @@ from example_nights import decisions, example
 from running import QUIET, inherited
 from servers import LocalPrefect
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("schedule")]
+pytestmark = pytest.mark.services
 
 BIN = Path(sys.executable).parent
 LONGEST = 420.0  # seconds until all three runs have ended

@@ -12,7 +12,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from clones import Clone, shrink
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("sweep")]
+pytestmark = pytest.mark.services
 
 BETA = "methods.glag.balancer.beta_0"
 NAME = "sweep-params-beta_0=0.2,0.4-seeds=0,1-glag"

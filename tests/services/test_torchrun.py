@@ -15,7 +15,7 @@ import pytest
 
 from clones import Clone, shrink
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("torchrun")]
+pytestmark = pytest.mark.services
 
 STAGE = ("python", "-m", "longtail.stages.train")
 TWO: dict[str, Any] = {"LONGTAIL_DEVICES": "2", "LONGTAIL_DEVICE": "cpu", "PYTHONPATH": "src"}

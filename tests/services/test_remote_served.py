@@ -25,7 +25,7 @@ from longtail.evaluation import load_predictions
 from longtail.prediction import Predictor, encode_png, gather
 
 pytest_plugins = ["remote_fixtures"]
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("remote")]
+pytestmark = pytest.mark.services
 
 IMAGES = 100
 TOLERANCE = 1e-6  # of a probability: float32 through JSON, in batches of another size than evaluate's

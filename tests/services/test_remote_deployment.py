@@ -15,7 +15,7 @@ from servers import CREDENTIALS, S3, Composed, MLflow, PostgreSQL, Prefect
 from clones import Clone
 
 pytest_plugins = ["service_fixtures"]
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("remote")]
+pytestmark = pytest.mark.services
 
 BUCKETS = {"MLFLOW_BUCKET": "models", "DVC_BUCKET": "outputs"}  # not those of the other tests: setup makes them
 

@@ -17,7 +17,7 @@ from clones import Clone
 from longtail.tracking.stage import PAUSE
 
 pytest_plugins = ["remote_fixtures"]
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("remote")]
+pytestmark = pytest.mark.services
 
 AWAY = "the run goes on; send it later with `python -m longtail.tracking sync`."
 TRAIN = ("python", "-m", "longtail.stages.train", "gradual")
