@@ -1,4 +1,4 @@
-"""The client against servers that answer oddly or not at all; tests/services/test_served.py asks a real one."""
+"""The client against servers that answer oddly or not at all; tests/services/test_remote_served.py asks a real one."""
 
 import base64
 import json

@@ -64,15 +64,14 @@ def test_a_sweep_that_is_stopped_leaves_no_process(root: Path, monkeypatch: pyte
     assert_stops_clean(root, "threads")
 
 
-@pytest.mark.services  # takes long
 @pytest.mark.usefixtures("prefect_server")
-def test_dask_holds_the_cap_and_a_failed_trial_is_tried_again(root: Path) -> None:
+def test_threads_hold_the_cap_and_a_failed_trial_is_tried_again(root: Path) -> None:
     (root / "trouble" / "0.2").write_text("exit 1\n")
     grids = [f"{BETA}=0.2,0.7", "seeds=[0],[1]"]
-    outcomes = run_all(root, grids, "dask")
+    outcomes = run_all(root, grids)
     assert sorted(outcome.state for outcome in outcomes) == ["failed", "failed", "finished", "finished"]
     (root / "trouble" / "0.2").unlink()
-    again = run_all(root, grids, "dask")
+    again = run_all(root, grids)
     assert [outcome.state for outcome in again] == ["finished"] * 4
     assert len(notes(root)) == 4  # those that had finished were not trained again
     for run in (outcomes, again):

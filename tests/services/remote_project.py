@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clones import Clone, shrink
 
-METHOD, OTHER = METHODS = ("glag", "graloss")
+OTHER, METHOD = METHODS = ("graloss", "glag")
 STAGES = [
     "split",
     "train@gradual",

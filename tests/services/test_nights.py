@@ -169,13 +169,11 @@ def test_a_night_that_died_before_the_promotion_is_finished_by_the_next(mended: 
     assert champion_of(mended) == "2" and decisions(mended)["2"] == "promoted"
 
 
-def test_images_that_vanish_are_missed_before_training(mended: Path) -> None:
-    mine, elsewhere = mended / "data" / "raw" / "mine", mended / "elsewhere"
-    shutil.move(mine, elsewhere)
-    assert night(mended, 2).startswith("data.path: no such folder")
-    shutil.move(elsewhere, mine)
-    shutil.move(mine / "train" / "digit_3", elsewhere)
-    assert "digit_3" in night(mended, 2)
-    shutil.move(elsewhere, mine / "train" / "digit_3")
+def test_a_class_that_vanishes_is_missed_before_training(mended: Path) -> None:
+    digit, elsewhere = mended / "data" / "raw" / "mine" / "train" / "digit_3", mended / "elsewhere"
+    shutil.move(digit, elsewhere)
+    try:
+        assert "digit_3" in night(mended, 2)
+    finally:
+        shutil.move(elsewhere, digit)
     assert champion_of(mended) == "2"
-    assert night(mended, 0).startswith("Nothing changed since version 2")

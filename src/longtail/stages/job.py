@@ -1,5 +1,7 @@
 """What all stages share: arguments, the lock, the output folder that appears whole, tracking, errors."""
 
+import atexit
+import gc
 import json
 import signal
 import sys
@@ -70,6 +72,7 @@ def run_stage(
         check_several: refuses rows that several devices (so many) cannot work on; None for stages that use one.
     """
     signal.signal(signal.SIGTERM, _interrupt)  # so that locks and temporary folders are cleaned up
+    atexit.register(gc.freeze)  # else Python looks for garbage once more in all of torch before it ends: a second
     try:
         params = load_params()
         row = _row(stage, params)

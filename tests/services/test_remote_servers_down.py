@@ -25,11 +25,20 @@ SYNC = ("python", "-m", "longtail.tracking", "sync")
 WEIGHTS = Path("models", "gradual", "seed_0", "weights.safetensors")
 
 
-@pytest.fixture
-def frail(tmp_path: Path, postgresql: PostgreSQL, s3: S3) -> Iterator[MLflow]:
-    """An MLflow server of the test's own, on the database and the bucket that all share."""
-    with MLflow(tmp_path, postgresql, s3) as running:
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL, s3: S3) -> Iterator[MLflow]:
+    """An MLflow server of these tests' own, on the database and the bucket that all share."""
+    with MLflow(tmp_path_factory.mktemp("mlflow"), postgresql, s3) as running:
         yield running
+
+
+@pytest.fixture
+def frail(own_server: MLflow) -> MLflow:
+    """That server, up whatever the test before has done to it."""
+    if not own_server.is_ready():
+        own_server.kill()
+        own_server.start()
+    return own_server
 
 
 @pytest.fixture
@@ -175,16 +184,16 @@ def test_a_slow_server_gets_the_epochs_together(remote: Clone, frail: MLflow, tm
     Recorded(frail, clone).check(["train@gradual"])
 
 
-def test_a_store_that_is_down_costs_the_model_a_sentence_until_sync(remote: Clone, clone: Clone, frail: MLflow) -> None:
-    environment = frail.composed.environment
-    right = environment["MLFLOW_S3_ENDPOINT_URL"]
+def test_a_store_that_is_down_costs_the_model_a_sentence_until_sync(
+    clone: Clone, frail: MLflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frail.kill()
-    environment["MLFLOW_S3_ENDPOINT_URL"] = f"http://127.0.0.1:{free_port()}"
-    frail.start()
-    printed = clone.run("python", "-m", "longtail.stages.evaluate", METHOD)
-    assert printed.count(f"MLflow at {frail.address} ") == 1 and AWAY in printed
-    frail.kill()
-    environment["MLFLOW_S3_ENDPOINT_URL"] = right
+    with monkeypatch.context() as patch:
+        patch.setitem(frail.composed.environment, "MLFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+        frail.start()
+        printed = clone.run("python", "-m", "longtail.stages.evaluate", METHOD)
+        assert printed.count(f"MLflow at {frail.address} ") == 1 and AWAY in printed
+        frail.kill()
     frail.start()
     assert f"evaluate@{METHOD}" in clone.run(*SYNC)
     Recorded(frail, clone).check(STAGES)
