@@ -1,4 +1,4 @@
-"""A way to a server that takes its time, or that leads nowhere."""
+"""A way to a server that takes its time."""
 
 import socket
 import threading
@@ -15,12 +15,12 @@ class Crawling:
     """Listens on a port and passes everything on to another one, late.
 
     Args:
-        port: of the real server; None to accept connections and never answer.
+        port: of the real server.
         seconds: between a request and its way to the server.
     """
 
-    def __init__(self, port: int | None, seconds: float = 0.0) -> None:
-        self.connections, self.requests = 0, list[str]()
+    def __init__(self, port: int, seconds: float) -> None:
+        self.requests: list[str] = []
         self._port, self._seconds = port, seconds
         self._listening = socket.create_server((HOST, 0))
         self._open: list[socket.socket] = []
@@ -44,13 +44,11 @@ class Crawling:
         with suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                self.connections += 1
                 self._open.append(client)
-                if self._port is not None:
-                    self._connect(client, self._port)
+                self._connect(client)
 
-    def _connect(self, client: socket.socket, port: int) -> None:
-        real = socket.create_connection((HOST, port))
+    def _connect(self, client: socket.socket) -> None:
+        real = socket.create_connection((HOST, self._port))
         self._open.append(real)
         threading.Thread(target=self._pass, args=(client, real, True), daemon=True).start()
         threading.Thread(target=self._pass, args=(real, client, False), daemon=True).start()

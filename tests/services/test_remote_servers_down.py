@@ -167,14 +167,6 @@ def test_a_server_that_hangs_meanwhile_holds_up_nothing(remote: Clone, frail: ML
     Recorded(frail, clone).check(STAGES[:3])
 
 
-def test_a_server_that_hangs_from_the_start_is_asked_a_few_times_only(remote: Clone, tmp_path: Path) -> None:
-    with Crawling(None) as hanging:
-        clone = copy_of(remote, tmp_path, hanging.address)
-        assert clone.run(*TRAIN).count(f"MLflow at {hanging.address} cannot be reached: {AWAY}") == 1
-        assert (clone.folder / WEIGHTS).read_bytes() == (remote.folder / WEIGHTS).read_bytes()
-        assert 0 < hanging.connections < EPOCHS // 2  # each waits for seconds, none for an epoch
-
-
 def test_a_slow_server_gets_the_epochs_together(remote: Clone, frail: MLflow, tmp_path: Path) -> None:
     with Crawling(frail.port, seconds=0.5) as slow:
         clone = copy_of(remote, tmp_path, slow.address)
