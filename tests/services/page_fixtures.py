@@ -13,7 +13,6 @@ if TYPE_CHECKING:  # not installed everywhere
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LOOK_SECONDS = 60  # for a page to show something: it may wait for a busy server
-VIEW = {"width": 1400, "height": 1000}
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def page() -> Iterator["Page"]:
     rights = ["--no-sandbox"] if os.geteuid() == 0 else []  # as root Chromium starts in no other way
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=rights)
-        page = browser.new_page(viewport={"width": VIEW["width"], "height": VIEW["height"]})
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.set_default_timeout(1000 * LOOK_SECONDS)
         yield page
         browser.close()

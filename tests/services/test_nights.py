@@ -114,8 +114,10 @@ def test_prefect_shows_how_each_night_ended_and_why(root: Path, prefect: LocalPr
     for state in ("Promoted", "Nothing changed", "Refused"):
         expect(page.get_by_text(state, exact=True).first).to_be_visible()
     page.goto(f"{prefect.address}/v2/artifacts/key/retraining")
-    row = page.locator("*", has_text=reason_for_refusal(root))
-    expect(row.first).to_be_visible()
+    expect(page.get_by_text(reason_for_refusal(root)).first).to_be_visible()
+    page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()  # the newest report
+    expect(page.get_by_role("heading", name="digits version 3: refused")).to_be_visible()
+    expect(page.get_by_role("row").filter(has_text="few-shot accuracy")).to_contain_text("failed")
 
 
 @pytest.fixture(scope="module")
