@@ -298,7 +298,7 @@ def _spend(night: Nightly, force: bool, dry_run: bool, extend: bool, timeout: fl
         _publish(f"# Dry run: {found.news}\n\n{found.changes.markdown()}", "Nothing was trained")
         return Completed(name="Dry run", message=f"It would retrain, since {found.news}. The images are valid.")
     log.info(hold(night.clone / ASSIGNMENT, found.now, night.source, extend))
-    run_graph(night.clone, timeout, RETRY_DELAYS)
+    _train(night, timeout)
     version = register(night, registry, found)
     if found.champion and found.champion.number == version.number:
         return Completed(name="Nothing changed", message=f"Training gave version {version.number} again, the champion.")
@@ -310,6 +310,20 @@ def _spend(night: Nightly, force: bool, dry_run: bool, extend: bool, timeout: fl
     _publish(verdict.report, message)
     tell(message, log)
     return Completed(name=word.capitalize(), message=message)
+
+
+def _train(night: Nightly, timeout: float | None) -> None:
+    """Run the stages.
+
+    Raises:
+        InputError: the folder of the images has gone since it was looked at.
+        PipelineError: what failed, by whose fault.
+    """
+    try:
+        run_graph(night.clone, timeout, RETRY_DELAYS)
+    except PipelineError:
+        night.source.find_root()  # DVC would name a folder of the clone
+        raise
 
 
 def main() -> int:

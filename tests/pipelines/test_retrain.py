@@ -11,6 +11,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
 
+import photos
+from longtail.data.inventory import hold
+from longtail.tracking.registry import open_registry
 from pipelines.failures import PipelineError, UserError
 from pipelines.retrain import main, retrain
 
@@ -64,6 +67,29 @@ def test_images_that_cannot_be_right_are_refused_before_any_training(root: Path)
 def test_a_folder_of_images_that_is_gone_names_the_parameter(root: Path) -> None:
     shutil.rmtree(root / "data" / "raw" / "mine")
     assert_refused(night(root), "data.path: no such folder")
+
+
+def test_a_folder_that_goes_between_the_check_and_the_training_ends_the_night(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go(*arguments: Any) -> str:
+        shutil.rmtree(root / "data" / "raw" / "mine")
+        return hold(*arguments)
+
+    monkeypatch.setattr("pipelines.retrain.hold", go)
+    assert_refused(night(root), "data.path: no such folder")
+    assert open_registry(root, "longtail").versions() == []
+
+
+def test_images_that_change_while_the_model_is_trained_make_it_nobodys(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any) -> None:
+        photos.write_photos(root / "data" / "raw" / "mine", {"bee": 1}, first=500)
+
+    monkeypatch.setattr("pipelines.retrain.run_graph", train)
+    assert_refused(night(root), "The images changed while the model was trained", "Run it again")
+    assert open_registry(root, "longtail").versions() == []
 
 
 def test_a_server_that_is_away_ends_the_night(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
