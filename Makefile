@@ -41,7 +41,7 @@ test: setup ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-services: setup ## Run the tests with real servers: MLflow, Prefect, PostgreSQL, S3, a browser
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m services -rs --numprocesses auto --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m services -rs --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 readme: setup ## Write the leaderboard, the pictures and the table of methods into README.md
 	@$(BIN)/python -m docs.update_readme

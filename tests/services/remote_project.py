@@ -14,7 +14,7 @@ STAGES = [
     *(f"{stage}@{method}" for stage in ("finetune", "evaluate") for method in METHODS),
     "report",
 ]
-EPOCHS = 60  # of stage one: long enough for a server to be lost meanwhile
+EPOCHS = 90  # of stage one: long enough for a server to be lost meanwhile
 
 
 def shrink_further(clone: Clone) -> None:
