@@ -138,24 +138,6 @@ def test_a_server_killed_while_training_and_started_again_gets_everything_once(
     assert "has everything" in clone.run(*SYNC)
 
 
-def test_a_server_down_for_good_costs_a_sentence_and_sync_sends_everything_once(
-    remote: Clone, clone: Clone, frail: MLflow
-) -> None:
-    process = clone.start(*TRAIN)
-    wait_for_epochs(frail, clone, process)
-    with suspended(process.pid):
-        frail.kill()
-        time.sleep(PAUSE)  # the next sending is due
-    assert finish(process).count("MLflow at") == 1
-    assert (clone.folder / WEIGHTS).read_bytes() == (remote.folder / WEIGHTS).read_bytes()
-    assert "cannot be reached" in clone.run(*SYNC, code=1)
-    frail.start()
-    assert clone.run(*SYNC) == f"Sent to {frail.address}: {', '.join(STAGES)}.\n"
-    Recorded(frail, clone).check(STAGES)
-    assert clone.run(*SYNC) == f"MLflow at {frail.address} has everything.\n"
-    Recorded(frail, clone).check(STAGES)
-
-
 def test_a_server_that_hangs_meanwhile_holds_up_nothing(remote: Clone, frail: MLflow, tmp_path: Path) -> None:
     clone = copy_of(remote, tmp_path, frail.address, "classifiers", "evaluations", "reports")
     process = clone.start(*TRAIN)
