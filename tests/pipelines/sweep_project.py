@@ -81,10 +81,10 @@ def _give(folder: Path) -> None:
         classifier.export().save(folder / f"{name}.safetensors")
 
 
-def run_all(root: Path, grids: list[str]) -> list[Outcome]:
-    """Run a sweep over glag in the present process, by threads, two trials at a time."""
+def run_all(root: Path, grids: list[str], kind: str = "threads") -> list[Outcome]:
+    """Run a sweep over glag in the present process, two trials at a time."""
     sweep = plan_sweep(root / "params.yaml", grids, ["glag"], "swept")
-    return sweep_all(root, sweep, Provenance("params.yaml", "overall", False, 2, "abc", "a machine"), "threads")
+    return sweep_all(root, sweep, Provenance("params.yaml", "overall", False, 2, "abc", "a machine"), kind)
 
 
 def notes(root: Path) -> list[dict[str, Any]]:

@@ -64,14 +64,15 @@ def test_a_sweep_that_is_stopped_leaves_no_process(root: Path, monkeypatch: pyte
     assert_stops_clean(root, "threads")
 
 
+@pytest.mark.parametrize("kind", ["threads", pytest.param("dask", marks=pytest.mark.services)])  # Dask takes long
 @pytest.mark.usefixtures("prefect_server")
-def test_threads_hold_the_cap_and_a_failed_trial_is_tried_again(root: Path) -> None:
+def test_the_cap_holds_and_a_failed_trial_is_tried_again(root: Path, kind: str) -> None:
     (root / "trouble" / "0.2").write_text("exit 1\n")
     grids = [f"{BETA}=0.2,0.7", "seeds=[0],[1]"]
-    outcomes = run_all(root, grids)
+    outcomes = run_all(root, grids, kind)
     assert sorted(outcome.state for outcome in outcomes) == ["failed", "failed", "finished", "finished"]
     (root / "trouble" / "0.2").unlink()
-    again = run_all(root, grids)
+    again = run_all(root, grids, kind)
     assert [outcome.state for outcome in again] == ["finished"] * 4
     assert len(notes(root)) == 4  # those that had finished were not trained again
     for run in (outcomes, again):
