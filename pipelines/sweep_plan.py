@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipelines.failures import UserError
-from pipelines.rows import chain, only_method
+from pipelines.rows import only_method
 from pipelines.sweep_grid import Axis, read_axes
 from pipelines.sweep_waves import work_of
 from pipelines.variants import Variant, read_variant
@@ -141,7 +141,7 @@ def _check_effect(axes: Sequence[Axis], trials: Iterable[Trial], methods: Sequen
 def _concerns(key: str, method: str, params: "Params") -> bool:
     """Tell whether a key can change what one method gives."""
     kind, _, rest = key.partition(".")
-    own = {"methods": [method], "representations": chain(params, params.methods[method].representation)}
+    own = {"methods": [method], "representations": params.lineage(params.methods[method].representation)}
     return kind not in ROWS or not rest or rest.partition(".")[0] in own[kind]
 
 

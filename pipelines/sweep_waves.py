@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.rows import chain
-
 if TYPE_CHECKING:  # longtail imports torch, which a refusal of the command line need not wait for
     from longtail.params import Params
     from pipelines.sweep_plan import Trial
@@ -15,7 +13,7 @@ def work_of(params: "Params") -> frozenset[str]:
     from longtail.workspace import digest_of
 
     def trained(row: str) -> str:
-        below = [trained(other) for other in chain(params, row)[1:2]]
+        below = [trained(other) for other in params.lineage(row)[1:2]]
         parts = (params.data, params.network_of(row), params.plan_of(row), params.extract, params.representations[row])
         return digest_of(row, params.seeds, below, *(part.model_dump(mode="json") for part in parts))
 

@@ -12,7 +12,7 @@ from longtail.losses.cross_entropy import CrossEntropy
 from longtail.models.network import Network
 from longtail.objective import Objective, Reweighting
 
-DRW = Reweighting(beta=0.99, start=0.5)
+DRW = Reweighting(beta=0.99, start=0.5, divisor="weights")
 
 
 def at(progress: float) -> Tensor:

@@ -45,7 +45,7 @@ STEPS: list[tuple[float, tuple[int, ...]]] = [
     (0.75, (0, 0, 3, 2, 1)),  # no heads
     (0.75, (2, 2, 2, 1, 1)),
 ]
-REWEIGHTING = Reweighting(beta=0.9, start=0.5)
+REWEIGHTING = Reweighting(beta=0.9, start=0.5, divisor="weights")
 
 
 def row(**changes: Any) -> RSG:

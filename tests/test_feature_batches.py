@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, same
+from longtail.data.sampling import Balanced
 from longtail.feature_batches import FeatureBatches, validation_accuracies, validation_row
 from longtail.features import FeatureBank
 from longtail.models.classifier import Classifier
@@ -36,6 +37,12 @@ def test_classes_come_equally_often(sampler: str) -> None:
     labels = torch.cat([_epoch(bank, epoch, sampler=sampler)[1] for epoch in range(30)])
     share = torch.bincount(labels, minlength=5) / len(labels)
     assert share.tolist() == pytest.approx([0.2] * 5, abs=0.05)
+
+
+def test_a_balanced_epoch_has_n_max_rows_of_each_class() -> None:
+    bank, sampler = make_bank(), Balanced(name="class_aware", epoch="balanced")
+    labels = torch.cat([b.labels for (b,) in FeatureBatches(bank, sampler, make_plan(batch_size=10), 0).epoch(0)])
+    assert len(labels) == max(COUNTS) * len(COUNTS)
 
 
 def test_an_epoch_is_a_function_of_seed_and_number() -> None:

@@ -26,7 +26,7 @@ Formula = Callable[[list[float], int], float]
 PROGRESS = 0.6
 LOSSES: list[tuple[Any, Formula]] = [
     (CrossEntropy(), oracles.cross_entropy),
-    (Focal(gamma=2.0), lambda z, y: oracles.focal(z, y, 2.0)),
+    (Focal(gamma=2.0, modulating_factor="unweighted"), lambda z, y: oracles.focal(z, y, 2.0)),
     (LDAM(max_margin=0.5, scale=30.0), lambda z, y: oracles.ldam(z, y, COUNTS, 0.5, 30.0)),
     (AMSoftmax(margin=0.35, scale=30.0), lambda z, y: oracles.am_softmax(z, y, 0.35, 30.0)),
     (BalancedSoftmax(), lambda z, y: oracles.balanced_softmax(z, y, COUNTS)),

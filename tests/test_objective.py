@@ -31,8 +31,8 @@ from oracles import (
 )
 
 COUNTS = torch.tensor([500, 81, 20, 3, 1])
-CLASS_BALANCED = Reweighting(beta=0.9999, start=0)
-DEFERRED = Reweighting(beta=0.9999, start=0.8)
+CLASS_BALANCED = Reweighting(beta=0.9999, start=0, divisor="weights")
+DEFERRED = Reweighting(beta=0.9999, start=0.8, divisor="weights")
 
 
 def at(t: float) -> Tensor:
@@ -56,29 +56,31 @@ betas = st.one_of(
 @example(beta=1 - 1e-7, counts=[5000, 137, 20, 3, 1])
 @given(betas, st.lists(st.integers(1, 5000), min_size=1, max_size=12))
 def test_weights_are_the_inverse_effective_numbers(beta: float, counts: list[int]) -> None:
-    weights = Reweighting(beta=beta, start=0).class_weights(torch.tensor(counts))
+    weights = Reweighting(beta=beta, start=0, divisor="weights").class_weights(torch.tensor(counts))
     expected = torch.tensor(class_balanced_weights(beta, counts), dtype=torch.float64)
     torch.testing.assert_close(weights, expected, rtol=1e-11, atol=0)
 
 
 def test_beta_0_weighs_nothing() -> None:
-    assert Reweighting(beta=0, start=0).class_weights(COUNTS).equal(torch.ones(5, dtype=torch.float64))
+    assert (
+        Reweighting(beta=0, start=0, divisor="weights").class_weights(COUNTS).equal(torch.ones(5, dtype=torch.float64))
+    )
 
 
 def test_beta_1_weighs_by_the_inverse_count() -> None:
-    weights = Reweighting(beta=1, start=0).class_weights(COUNTS)
+    weights = Reweighting(beta=1, start=0, divisor="weights").class_weights(COUNTS)
     torch.testing.assert_close(weights * COUNTS / weights[-1], torch.ones(5, dtype=torch.float64))
 
 
 @given(betas, st.integers(1, 5000))
 def test_equal_counts_weigh_nothing(beta: float, count: int) -> None:
-    weights = Reweighting(beta=beta, start=0).class_weights(torch.full((7,), count))
+    weights = Reweighting(beta=beta, start=0, divisor="weights").class_weights(torch.full((7,), count))
     torch.testing.assert_close(weights, torch.ones(7, dtype=torch.float64))
 
 
 @given(betas, st.lists(st.integers(1, 5000), min_size=2, max_size=12))
 def test_weights_average_to_one_and_never_favour_the_larger_class(beta: float, counts: list[int]) -> None:
-    weights = Reweighting(beta=beta, start=0).class_weights(torch.tensor(sorted(counts)))
+    weights = Reweighting(beta=beta, start=0, divisor="weights").class_weights(torch.tensor(sorted(counts)))
     assert float(weights.mean()) == pytest.approx(1, abs=1e-12)
     assert (weights.diff() <= 1e-9).all()
     assert (weights > 0).all()
@@ -91,15 +93,15 @@ def test_weights_average_to_one_and_never_favour_the_larger_class(beta: float, c
 def test_weights_are_those_published(classes: int, largest: int, beta: float, head: float, tail: float) -> None:
     """CIFAR-10 and CIFAR-100 at imbalance 100 with the LDAM repository's per_cls_weights."""
     counts = torch.tensor([int(largest * 0.01 ** (k / (classes - 1))) for k in range(classes)])
-    weights = Reweighting(beta=beta, start=0).class_weights(counts)
+    weights = Reweighting(beta=beta, start=0, divisor="weights").class_weights(counts)
     assert float(weights[0]) == pytest.approx(head, abs=6e-4)
     assert float(weights[-1]) == pytest.approx(tail, abs=6e-3)
 
 
-@pytest.mark.parametrize("row", [{"beta": -0.1, "start": 0}, {"beta": 1.1, "start": 0}, {"beta": 0.9, "start": 1.5}])
-def test_numbers_out_of_range_are_refused(row: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"than or equal to [01]"):
-        Reweighting.model_validate(row)
+@pytest.mark.parametrize("row", [{"beta": -0.1}, {"beta": 1.1}, {"start": 1.5}, {"divisor": "samples"}])
+def test_what_no_row_can_mean_is_refused(row: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"than or equal to [01]|'weights' or 'batch'"):
+        Reweighting.model_validate({"beta": 0.9, "start": 0, "divisor": "batch", **row})
 
 
 # --- the objective ------------------------------------------------------------------------------------------------
@@ -205,21 +207,62 @@ def cosines(seed: int) -> tuple[Tensor, Tensor]:
 def test_class_balanced_focal_modulates_by_the_unweighted_probability(gamma: float, seed: int) -> None:
     """CB focal (Cui et al.) with softmax: w_y (1 - p_y)^gamma (-log p_y), over the sum of w_y."""
     logits, labels = sample(seed)
-    value = Objective(Focal(gamma=gamma), CLASS_BALANCED, COUNTS)(logits, labels, at(0))
+    loss = Focal(gamma=gamma, modulating_factor="unweighted")
+    value = Objective(loss, CLASS_BALANCED, COUNTS)(logits, labels, at(0))
     weights = class_balanced_weights(0.9999, COUNTS.tolist())
     pairs = list(zip(logits.tolist(), labels.tolist(), strict=True))
     assert float(value) == pytest.approx(expected([focal(z, y, gamma) for z, y in pairs], labels, weights), rel=1e-6)
 
 
-def test_the_ldam_repositorys_focal_is_another_one() -> None:
-    """It takes p_y from the weighted cross entropy: with w = 4 and CE = 0.2, 0.45 instead of 0.82."""
-    logits, labels = sample(3)
-    value = float(Objective(Focal(gamma=1), CLASS_BALANCED, COUNTS)(logits, labels, at(0)))
+def released_focal(logits: Tensor, labels: Tensor, weights: list[float], gamma: float) -> float:
+    """losses.py of LDAM-DRW and of RSG: F.cross_entropy(reduction="none", weight=w), then focal_loss(..., gamma)."""
+    values = F.cross_entropy(logits, labels, reduction="none", weight=torch.tensor(weights, dtype=logits.dtype))
+    p = torch.exp(-values)
+    return float(((1 - p) ** gamma * values).mean())
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@given(st.integers(0, 1000))
+def test_class_balanced_focal_as_released(gamma: float, seed: int) -> None:
+    """p = exp(-w CE), and a mean over the batch."""
+    logits, labels = sample(seed)
+    released = Reweighting(beta=0.9999, start=0, divisor="batch")
+    value = Objective(Focal(gamma=gamma, modulating_factor="weighted"), released, COUNTS)(logits, labels, at(0))
     weights = class_balanced_weights(0.9999, COUNTS.tolist())
-    ce = [adjusted_cross_entropy(z, y, [1] * 5, 0) for z, y in zip(logits.tolist(), labels.tolist(), strict=True)]
-    per_sample = [weights[y] for y in labels.tolist()]
-    inside = [(1 - math.exp(-w * loss)) * loss for w, loss in zip(per_sample, ce, strict=True)]
-    assert value != pytest.approx(weighted_mean(inside, per_sample), rel=0.01)
+    assert float(value) == pytest.approx(released_focal(logits, labels, weights, gamma), rel=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "divisor"), [("unweighted", "batch"), ("weighted", "weights")])
+def test_each_half_of_the_released_form_changes_the_loss(factor: Any, divisor: Any) -> None:
+    """With w = 4 and CE = 0.2, p is 0.45 instead of 0.82."""
+    logits, labels = sample(3)
+    reweighting = Reweighting(beta=0.9999, start=0, divisor=divisor)
+    value = float(Objective(Focal(gamma=1, modulating_factor=factor), reweighting, COUNTS)(logits, labels, at(0)))
+    weights = class_balanced_weights(0.9999, COUNTS.tolist())
+    assert value != pytest.approx(released_focal(logits, labels, weights, 1), rel=0.01)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.9])
+def test_the_batch_as_divisor_is_a_plain_mean_of_weighted_losses(t: float) -> None:
+    logits, labels = sample(5)
+    weights = class_balanced_weights(0.9999 if t >= 0.8 else 0.0, COUNTS.tolist())
+    each = F.cross_entropy(logits, labels, reduction="none", weight=torch.tensor(weights, dtype=torch.float64))
+    value = Objective(CrossEntropy(), Reweighting(beta=0.9999, start=0.8, divisor="batch"), COUNTS)(
+        logits, labels, at(t)
+    )
+    assert float(value) == pytest.approx(float(each.mean()), rel=1e-6)
+
+
+def test_samples_own_weights_enter_either_divisor() -> None:
+    """Two mixed labels of 0.3 and 0.7 are one sample: both divisors count it once."""
+    logits, labels = sample(6)
+    own = torch.rand(len(labels), dtype=torch.float64, generator=generator(0, "own"))
+    weights = torch.tensor(class_balanced_weights(0.9999, COUNTS.tolist()), dtype=torch.float64)[labels]
+    each = F.cross_entropy(logits, labels, reduction="none")
+    for divisor, below in (("weights", (weights * own).sum()), ("batch", own.sum())):
+        objective = Objective(CrossEntropy(), Reweighting(beta=0.9999, start=0, divisor=divisor), COUNTS)
+        expected_value = float((weights * own * each).sum() / below)
+        assert float(objective(logits, labels, at(0), own)) == pytest.approx(expected_value, rel=1e-6)
 
 
 PAIRS: list[tuple[Loss, Callable[[list[float], int], float]]] = [
@@ -252,7 +295,10 @@ def test_before_its_start_a_deferred_weight_is_exactly_one(loss: Loss) -> None:
         assert deferred(logits, labels, at(epoch / 200)).equal(plain(logits, labels, at(epoch / 200)))
 
 
-@pytest.mark.parametrize("loss", [*(pair[0] for pair in PAIRS), Focal(gamma=2)], ids=repr)
+FOCAL: list[Loss] = [Focal(gamma=2, modulating_factor="unweighted"), Focal(gamma=2, modulating_factor="weighted")]
+
+
+@pytest.mark.parametrize("loss", [*(pair[0] for pair in PAIRS), *FOCAL], ids=repr)
 @pytest.mark.parametrize("t", [0.5, 0.9])
 def test_gradient_of_the_pairs_is_right(loss: Loss, t: float) -> None:
     logits, labels = cosines(5)

@@ -153,6 +153,17 @@ def test_a_deferred_sampler_is_a_row(tmp_path: Path) -> None:
     assert Params.model_validate(content).representations["ce"].samplers == (Deferred(beta=0.9999, start=0.8),)
 
 
+def test_samplers_of_one_row_have_epochs_of_one_length(tmp_path: Path) -> None:
+    row = copy.deepcopy(CONTENT["representations"]["ce"])
+    row |= {"learner": {"name": "bbn"}, "network": {"backbone": "bbn_resnet20"}}
+    row["samplers"] = ["instance_balanced", {"name": "class_aware", "epoch": "balanced"}]
+    said = refused(tmp_path, "representations.ce", row)
+    assert "representations.ce.samplers have epochs of different lengths (images, balanced)" in said
+    assert "representations.ce.samplers.0.epoch" in refused(
+        tmp_path, "representations.ce.samplers", [{"name": "class_aware", "epoch": "long"}]
+    )
+
+
 def test_published_numbers_are_fractions_of_known_metrics_and_rows(tmp_path: Path) -> None:
     assert "published.ce.overall" in refused(tmp_path, "published", {"ce": {"overall": 38.3}})
     assert "published.ce.accuracy" in refused(tmp_path, "published", {"ce": {"accuracy": 0.383}})

@@ -69,7 +69,9 @@ class NoisyStep(nn.Module):
         super().__init__()
         self.network = tiny.make_network(seed)
         self.objective = Objective(
-            GradualBalanced(form="convex", s=1, c=2), Reweighting(beta=0.99, start=0.5), torch.tensor(tiny.COUNTS)
+            GradualBalanced(form="convex", s=1, c=2),
+            Reweighting(beta=0.99, start=0.5, divisor="weights"),
+            torch.tensor(tiny.COUNTS),
         )
         self.dropout = nn.Dropout(0.2)
         self.register_buffer("seen", torch.zeros(()))

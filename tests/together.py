@@ -43,9 +43,14 @@ class Case:
 
 CASES = {
     "cross_entropy": Case(),
-    "weighted": Case(reweighting=Reweighting(beta=0.999, start=0)),
-    "deferred": Case(GradualBalanced(form="convex", s=1, c=2), Reweighting(beta=0.99, start=0.5), "class_balanced", 16),
-    "batch_norm": Case(reweighting=Reweighting(beta=0.999, start=0), batch_size=16, normalised=True),
+    "weighted": Case(reweighting=Reweighting(beta=0.999, start=0, divisor="weights")),
+    "deferred": Case(
+        GradualBalanced(form="convex", s=1, c=2),
+        Reweighting(beta=0.99, start=0.5, divisor="weights"),
+        "class_balanced",
+        16,
+    ),
+    "batch_norm": Case(reweighting=Reweighting(beta=0.999, start=0, divisor="weights"), batch_size=16, normalised=True),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longtail.data.sampling import Sampler, epoch_indices
+from longtail.data.sampling import Sampler, epoch_indices, epoch_length
 from longtail.features import FeatureBank
 from longtail.models.classifier import Classifier
 from longtail.plans import Optimisation
@@ -24,7 +24,7 @@ class FeatureBatch(NamedTuple):
 
 
 class FeatureBatches:
-    """Batches of training features: another view each epoch, drawn by a sampler; as many rows as images.
+    """Batches of training features: another view each epoch, drawn by a sampler, which says how many rows.
 
     Args:
         seed: the training seed; an epoch's rows are a function of (seed, epoch).
@@ -39,7 +39,8 @@ class FeatureBatches:
         labels = self.bank.labels
         draws = generator(self.seed, "feature_batches", epoch)
         progress = epoch / self.plan.epochs
-        rows = epoch_indices(self.sampler, labels, self.bank.class_counts, len(labels), draws, progress)
+        length = epoch_length(self.sampler, self.bank.class_counts)
+        rows = epoch_indices(self.sampler, labels, self.bank.class_counts, length, draws, progress)
         for part in torch.split(rows, self.plan.batch_size):
             yield (FeatureBatch(view[part].float(), labels[part]),)
 

@@ -1,5 +1,7 @@
 """From losses per sample to the number that is minimised: re-weighting and the weighted mean."""
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,10 +23,14 @@ class Reweighting(Spec):
     Args:
         beta: in [0, 1]; 0.9999 in the published tables.
         start: progress at which the weights switch on; 0 for class-balanced, 0.8 for DRW.
+        divisor: what the sum of weighted losses is divided by: `weights`, their sum (torch's mean of a weighted cross
+            entropy), or `batch`, the number of samples. The codes of LDAM-DRW and RSG have the first for cross entropy
+            and LDAM, the second for focal loss.
     """
 
     beta: float = Field(ge=0, le=1)
     start: float = Field(ge=0, le=1)
+    divisor: Literal["weights", "batch"]
 
     def class_weights(self, class_counts: Tensor) -> Tensor:
         """Return (K,) float64 weights with mean 1 for training counts (K,), all positive."""
@@ -33,7 +39,9 @@ class Reweighting(Spec):
 
 
 class Objective(nn.Module):
-    """sum(w * loss) / sum(w), as torch weighs a mean.
+    """sum(w v loss) / sum(w v), as torch weighs a mean; or / sum(v) where the divisor is the batch.
+
+    w are the class weights, v the samples' own (1 where a learner gives none).
 
     With several devices the first sum is over this process's share of the batch and the second over all shares, so that
     the processes' values, and their gradients, add up to those of the whole batch.
@@ -51,6 +59,7 @@ class Objective(nn.Module):
         super().__init__()
         self.loss = loss
         self.start = reweighting.start if reweighting else 1.0
+        self.by_weights = reweighting is None or reweighting.divisor == "weights"
         weights = reweighting.class_weights(class_counts) if reweighting else torch.ones(len(class_counts))
         self.register_buffer("class_counts", class_counts.clone(), persistent=False)
         self.register_buffer("class_weights", weights.float(), persistent=False)
@@ -64,7 +73,8 @@ class Objective(nn.Module):
             progress: 0-d, share of training done in [0, 1).
             weights: (B,) per-sample weights multiplied with the class weights, or None.
         """
-        losses = self.loss(logits, labels, self.class_counts, progress)
-        w = torch.where(progress >= self.start, self.class_weights[labels], 1.0).to(losses.dtype)
-        w = w if weights is None else w * weights
-        return (w * losses).sum() / summed(w.sum())
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        w = torch.where(progress >= self.start, self.class_weights[labels], 1.0).to(wide)
+        v = torch.ones_like(w) if weights is None else weights
+        losses = self.loss.weighted(logits, labels, self.class_counts, progress, w)
+        return (v * losses).sum() / summed((w * v if self.by_weights else v).sum())

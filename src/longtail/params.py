@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from longtail.balancers import Balancer
-from longtail.data.sampling import Sampler
+from longtail.data.sampling import Balanced, Sampler
 from longtail.data.sources import Source
 from longtail.evaluation import EvaluationSpec, Metric
 from longtail.features import ExtractSpec
@@ -114,6 +114,12 @@ class Params(Spec):
                 f"{path}.samplers lists {len(row.samplers)}, but learner {row.learner.name} takes {learner.batches}: "
                 "one batch of each in every step. List as many."
             )
+        lengths = [one.epoch if isinstance(one, Balanced) else "images" for one in row.samplers]
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                f"{path}.samplers have epochs of different lengths ({', '.join(lengths)}), but every step has one "
+                "batch of each. Write the same epoch for all of them."
+            )
         if learner.needs_start and row.start_from == "data/split":
             raise ValueError(
                 f"{path}.start_from is data/split, but learner {row.learner.name} builds on a trained network. "
@@ -143,6 +149,14 @@ class Params(Spec):
                     f"representations.{name}.start_from takes the weights of {start}, whose {key} is {other}, for a "
                     f"network whose {key} is {mine}. Start from a row with the same network."
                 )
+
+    def lineage(self, representation: str) -> tuple[str, ...]:
+        """Return a representation and those whose weights it starts from, itself first."""
+        rows: list[str] = []
+        while representation in self.representations and representation not in rows:
+            rows.append(representation)
+            representation = self.representations[representation].start_from.removeprefix("models/")
+        return tuple(rows)
 
     def network_of(self, representation: str) -> NetworkSpec:
         """Return `network` with the row's own keys merged in."""

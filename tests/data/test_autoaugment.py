@@ -26,14 +26,17 @@ def forced(policy: int, active: tuple[bool, bool], signs: tuple[int, int]) -> Te
     return torch.tensor([(policy + 0.5) / 25, *probabilities, *(0.25 + 0.5 * s for s in signs)])
 
 
-def transform_alone(image: Tensor, policy: int, active: tuple[bool, bool], signs: tuple[int, int]) -> Tensor:
+def transform_alone(
+    image: Tensor, policy: int, active: tuple[bool, bool], signs: tuple[int, int], fill: int = 0
+) -> Tensor:
+    background = [float(fill)] * len(image)
     space = THEIRS._augmentation_space(LEVELS, tuple(image.shape[-2:]))
     for step, (name, _, level) in enumerate(THEIRS.policies[policy]):
         magnitudes, is_signed = space[name]
         value = float(magnitudes[level]) if level is not None else 0.0
         value = -value if is_signed and signs[step] == 0 else value
         if active[step]:
-            image = _apply_op(image, name, value, interpolation=InterpolationMode.NEAREST, fill=None)
+            image = _apply_op(image, name, value, interpolation=InterpolationMode.NEAREST, fill=background)
     return image
 
 
@@ -62,6 +65,19 @@ def test_a_forced_sub_policy_gives_torchvisions_image(policy: int, channels: int
             draws = forced(policy, active, signs).expand(4, -1)
             expected = torch.stack([transform_alone(image, policy, (really[0], really[1]), signs) for image in images])
             assert torch.equal(autoaugment(images, draws), expected), (POLICY[policy], signs, active)
+
+
+@pytest.mark.parametrize("channels, side", [(3, 32), (1, 28)])
+@pytest.mark.parametrize("policy", range(25))
+def test_what_an_image_leaves_behind_has_the_fill(policy: int, channels: int, side: int) -> None:
+    images = smooth_images(4, channels, side)
+    impossible = [p == 0.0 for _, p, _ in POLICY[policy]]
+    draws = forced(policy, (True, True), (0, 1)).expand(4, -1)
+    really = (not impossible[0], not impossible[1])
+    expected = torch.stack([transform_alone(image, policy, really, (0, 1), 128) for image in images])
+    assert torch.equal(autoaugment(images, draws, 128), expected)
+    moves = {name for name, _, _ in POLICY[policy]} & {"ShearY", "TranslateX", "TranslateY", "Rotate"}
+    assert torch.equal(autoaugment(images, draws), expected) != bool(moves)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

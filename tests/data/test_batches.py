@@ -13,7 +13,7 @@ from longtail.data.batches import Batch, ImageBatches, augmented_batches, clean_
 from longtail.data.decoding import decode
 from longtail.data.images import ImageFiles, LabeledImages
 from longtail.data.loading import CHUNK_BYTES
-from longtail.data.sampling import Sampler, epoch_indices
+from longtail.data.sampling import Balanced, Sampler, epoch_indices, epoch_length
 from longtail.seeding import generator
 from longtail.spec import InputError
 from photos import write_photos
@@ -91,6 +91,17 @@ def test_an_image_drawn_twice_is_augmented_twice() -> None:
     draws = STRONG.draw(60, generator(7, "augment", 0, 1))
     expected = STRONG.apply(images.images[order], draws), images.labels[order]  # a row of draws per place
     assert equal(joined(batches_of(images, 7, samplers=("class_balanced",)), 1), expected)
+
+
+def test_a_balanced_epoch_goes_on_until_the_largest_class_was_shown() -> None:
+    images, whole = in_memory(50), Balanced(name="class_aware", epoch="balanced")
+    length = epoch_length(whole, images.class_counts)
+    assert length > 50
+    batches = batches_of(images, 7, samplers=(whole,))
+    order = epoch_indices(whole, images.labels, images.class_counts, length, generator(7, "order", 0, 1), 0.2)
+    draws = STRONG.draw(length, generator(7, "augment", 0, 1))
+    assert isinstance(images.images, Tensor)
+    assert equal(joined(batches, 1), (STRONG.apply(images.images[order], draws), images.labels[order]))
 
 
 def test_a_batch_for_each_sampler() -> None:

@@ -1,14 +1,25 @@
 """Samplers: frequencies from the formula, the class-aware cycle from its definition."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from longtail.data.sampling import Deferred, Fixed, Sampler, class_weights, effective_number, epoch_indices
+from longtail.data.sampling import (
+    Balanced,
+    BalancedSampler,
+    Deferred,
+    Fixed,
+    Sampler,
+    class_weights,
+    effective_number,
+    epoch_indices,
+    epoch_length,
+)
 from longtail.seeding import generator
 
 COUNTS = [40, 0, 9, 3, 1]
@@ -133,3 +144,70 @@ def test_the_effective_number_is_its_series(n: int, beta: float) -> None:
     """1 + beta + beta^2 + ... with n terms: between one image and all of them."""
     got = float(effective_number(torch.tensor([n]), beta))
     assert got == pytest.approx(sum(beta**i for i in range(n)), rel=1e-9)
+
+
+# --- the length of an epoch ---------------------------------------------------------------------------------------
+
+
+WHOLE = Balanced(name="class_aware", epoch="balanced")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_epoch_has_as_many_images_as_there_are(name: Sampler) -> None:
+    assert epoch_length(name, torch.tensor(COUNTS)) == sum(COUNTS)
+
+
+@pytest.mark.parametrize("name", ["class_aware", "class_balanced"])
+def test_a_balanced_epoch_has_n_max_images_of_each_class_that_has_any(name: Any) -> None:
+    counts = torch.tensor(COUNTS)
+    assert epoch_length(Balanced(name=name, epoch="images"), counts) == sum(COUNTS)
+    assert epoch_length(Balanced(name=name, epoch="balanced"), counts) == 40 * 4  # one of the five is empty
+
+
+def released_sampler(counts: list[int]) -> list[int]:
+    """The labels that ClassAwareSampler of the released notebooks visits: an epoch is max(n) * K draws, 4 in a row."""
+    visits: list[int] = []
+    label = 0
+    classes = [k for k, n in enumerate(counts) if n]
+    while len(visits) < max(counts) * len(classes):
+        visits += [classes[label % len(classes)]] * 4
+        label += 1
+    return visits[: max(counts) * len(classes)]
+
+
+@given(st.lists(st.integers(1, 24), min_size=1, max_size=6))
+def test_a_balanced_epoch_shows_what_the_whole_class_aware_sampler_shows(counts: list[int]) -> None:
+    length = epoch_length(WHOLE, torch.tensor(counts))
+    shown = labels_of(counts)[draw(WHOLE, counts, length)]
+    times = torch.bincount(shown, minlength=len(counts))
+    expected = torch.bincount(torch.tensor(released_sampler(counts)), minlength=len(counts))
+    assert times.sort().values.tolist() == expected.sort().values.tolist()  # in which order classes come is random
+    if max(counts) % 4 == 0:
+        assert times.tolist() == [max(counts)] * len(counts)
+
+
+def test_fashion_mnist_at_100_has_469_steps() -> None:
+    counts = torch.tensor([int(6000 * 0.01 ** (k / 9)) for k in range(10)])
+    assert -(-epoch_length(WHOLE, counts) // 128) == 469
+    assert -(-epoch_length("class_aware", counts) // 128) == 117
+
+
+def test_the_form_alone_draws_the_same_images() -> None:
+    one = epoch_indices("class_aware", labels_of(COUNTS), torch.tensor(COUNTS), 53, generator(0, "x"), 0)
+    other = epoch_indices(WHOLE, labels_of(COUNTS), torch.tensor(COUNTS), 53, generator(0, "x"), 0)
+    assert one.equal(other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (Sampler, {"name": "instance_balanced", "epoch": "balanced"}),
+        (Sampler, {"name": "class_aware", "epoch": "long"}),
+        (Sampler, {"name": "class_aware"}),
+        (BalancedSampler, "instance_balanced"),
+        (BalancedSampler, {"name": "deferred", "beta": 0.9, "start": 0.8}),
+    ],
+)
+def test_other_specifications_are_refused(kind: Any, wrong: Any) -> None:
+    with pytest.raises(ValidationError, match=r"class_aware|epoch"):
+        TypeAdapter(kind).validate_python(wrong)

@@ -106,7 +106,7 @@ def network_for(row: dict[str, Any], seed: int = 0) -> Network:
 
 
 def step_for(row: dict[str, Any], network: Network) -> nn.Module:
-    loss, deferred = GradualBalanced(form="convex", s=1, c=2), Reweighting(beta=0.99, start=0.5)
+    loss, deferred = GradualBalanced(form="convex", s=1, c=2), Reweighting(beta=0.99, start=0.5, divisor="weights")
     step: nn.Module = LEARNERS[row["name"]](**row).step_for(
         network, Objective(loss, deferred, torch.tensor(tiny.COUNTS))
     )

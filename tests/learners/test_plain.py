@@ -30,7 +30,7 @@ def test_is_cross_entropy_of_the_networks_logits(tiny_split: LongTailSplit, tiny
 
 def test_loss_weights_and_progress_are_those_of_the_objective(tiny_split: LongTailSplit, tiny_network: Network) -> None:
     batch, loss = batch_of(tiny_split), GradualBalanced(form="convex", s=1, c=2)
-    objective = Objective(loss, Reweighting(beta=0.99, start=0.5), tiny_split.class_counts)
+    objective = Objective(loss, Reweighting(beta=0.99, start=0.5, divisor="weights"), tiny_split.class_counts)
     step = Plain().step_for(tiny_network.eval(), objective)
     values = [step(batch, progress=torch.tensor(t), generator=GENERATOR) for t in (0.0, 0.4, 0.9)]
     expected = [objective(tiny_network(batch.images), batch.labels, torch.tensor(t)) for t in (0.0, 0.4, 0.9)]

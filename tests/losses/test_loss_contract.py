@@ -16,8 +16,8 @@ from unions import members, name_of
 # At least one row per member, as params.yaml would have it.
 ROWS: list[dict[str, Any]] = [
     {"name": "cross_entropy"},
-    {"name": "focal", "gamma": 0.5},
-    {"name": "focal", "gamma": 2.0},
+    {"name": "focal", "gamma": 0.5, "modulating_factor": "unweighted"},
+    {"name": "focal", "gamma": 2.0, "modulating_factor": "unweighted"},
     {"name": "ldam", "max_margin": 0.5, "scale": 30.0},
     {"name": "am_softmax", "margin": 0.35, "scale": 30.0},
     {"name": "balanced_softmax"},

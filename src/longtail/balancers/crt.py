@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longtail.data.images import LongTailSplit
+from longtail.data.sampling import BalancedSampler
 from longtail.feature_batches import FeatureBatch, FeatureBatches, validation_accuracies, validation_row
 from longtail.features import FeatureBank
 from longtail.models.classifier import Classifier, LinearClassifier
@@ -28,12 +29,13 @@ class CRT(Member):
 
     Args:
         sampler: `class_balanced` draws a class, then one of its rows, each time anew; `class_aware` is Kang's cycle
-            over classes and over the rows of each.
-        plan: of the re-training; an epoch has as many rows as there are training images.
+            over classes and over the rows of each. An epoch has as many rows as there are training images, or n_max K
+            with `epoch: balanced`.
+        plan: of the re-training.
     """
 
     name: Literal["crt"] = "crt"
-    sampler: Literal["class_balanced", "class_aware"]
+    sampler: BalancedSampler
     plan: Optimisation
 
     def without_validation(self) -> str | None:

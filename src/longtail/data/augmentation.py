@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from longtail.data.autoaugment import DRAWS as POLICY_DRAWS
-from longtail.data.autoaugment import autoaugment
+from longtail.data.autoaugment import AutoAugment, Policy, autoaugment
 from longtail.data.colour import adjust_brightness, adjust_contrast, adjust_saturation
 from longtail.data.cropping import CROP_DRAWS, pad_crop, resized_crop
 from longtail.data.decoding import to_tensor
@@ -32,7 +32,8 @@ class Augmentation(Spec):
         pad: pixels on each side, for crop `pad`; 0 otherwise.
         flip: left and right, for half of the images.
         jitter: j of ColorJitter(j, j, j, 0); 0 is off.
-        policy: `autoaugment` is AutoAugment's CIFAR-10 policy.
+        policy: `autoaugment` is AutoAugment's CIFAR-10 policy, which leaves black behind moved images, or as
+            `{name: autoaugment, fill: 128}` the grey of BALMS's code.
         cutout: side in pixels of the square that becomes black, before the network normalises; 0 is off.
     """
 
@@ -40,7 +41,7 @@ class Augmentation(Spec):
     pad: int = Field(ge=0)
     flip: bool
     jitter: float = Field(ge=0)
-    policy: Literal["none", "autoaugment"]
+    policy: Policy
     cutout: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -77,8 +78,9 @@ class Augmentation(Spec):
             images = torch.where(parts["flip"][:, :, None, None] < 0.5, images.flip(-1), images)
         if self.jitter:
             images = color_jitter(images, self.jitter, parts["jitter"])
-        if self.policy == "autoaugment":
-            images = autoaugment(images, parts["policy"])
+        if self.policy != "none":
+            fill = self.policy.fill if isinstance(self.policy, AutoAugment) else 0
+            images = autoaugment(images, parts["policy"], fill)
         return cutout(images, self.cutout, parts["cutout"]) if self.cutout else images
 
     def split(self, draws: Tensor) -> dict[str, Tensor]:
@@ -91,7 +93,7 @@ class Augmentation(Spec):
             "crop": {"none": 0, "pad": 2, "resized": CROP_DRAWS}[self.crop],
             "flip": int(self.flip),
             "jitter": 4 if self.jitter else 0,
-            "policy": POLICY_DRAWS if self.policy == "autoaugment" else 0,
+            "policy": POLICY_DRAWS if self.policy != "none" else 0,
             "cutout": 2 if self.cutout else 0,
         }
 

@@ -3,19 +3,24 @@
 Each image draws one of 25 sub-policies: two operations, each with a probability and a level, some with a random sign.
 
 Source    Cubuk et al., CVPR 2019, arXiv:1805.09501, table 7; magnitudes of torchvision.transforms.AutoAugment
-Differs   nothing in distribution; a batch takes few large calls where torchvision transforms image by image
+Differs   nothing in distribution; a batch takes few large calls where torchvision transforms image by image. With fill
+          128 it is the policy of BALMS's code (which GLAG follows), but for two things there: shears are bicubic, and
+          rotations always turn the same way
 """
 
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor
 
 from longtail.data.colour import adjust_brightness, adjust_contrast, adjust_saturation, adjust_sharpness
+from longtail.spec import Spec
 
-Operation = Callable[[Tensor, Tensor], Tensor]  # (G, C, H, W) uint8 images, (G,) float64 magnitudes -> images
+Operation = Callable[[Tensor, Tensor, int], Tensor]  # (G, C, H, W) uint8, (G,) float64 magnitudes, fill -> images
 
 DRAWS = 5  # uniforms per image: sub-policy, two probabilities, two signs
 LEVELS = 10
@@ -50,12 +55,40 @@ POLICY = [
 ]
 
 
-def autoaugment(images: Tensor, draws: Tensor) -> Tensor:
+class AutoAugment(Spec):
+    """The policy, and what it leaves behind where an image has moved away.
+
+    Args:
+        fill: grey level in [0, 255]; 0 (black) is torchvision's, 128 that of BALMS and GLAG.
+    """
+
+    name: Literal["autoaugment"]
+    fill: int = Field(ge=0, le=255)
+
+
+def _form(value: object) -> str | None:
+    if isinstance(value, dict | AutoAugment):
+        return "filled"
+    return "named" if value in ("none", "autoaugment") else None
+
+
+Policy = Annotated[
+    Annotated[Literal["none", "autoaugment"], Tag("named")] | Annotated[AutoAugment, Tag("filled")],
+    Discriminator(
+        _form,
+        custom_error_type="policy",
+        custom_error_message="choose none, autoaugment (black fill), or {name: autoaugment, fill: 128}",
+    ),
+]
+
+
+def autoaugment(images: Tensor, draws: Tensor, fill: int = 0) -> Tensor:
     """Apply the policy.
 
     Args:
         images: (B, C, H, W) uint8, C = 1 or 3.
         draws: (B, 5) uniforms in [0, 1).
+        fill: grey level of what a shear, a translation or a rotation leaves behind.
 
     Returns:
         (B, C, H, W) uint8; an image depends on its own row of draws alone.
@@ -65,11 +98,11 @@ def autoaugment(images: Tensor, draws: Tensor) -> Tensor:
         probabilities = torch.tensor([policy[step][1] for policy in POLICY])[choices]
         is_active = draws[:, 1 + step] < probabilities
         signs = torch.where(draws[:, 3 + step] < 0.5, -1.0, 1.0).double()
-        _apply_step(images, choices, step, is_active, signs)
+        _apply_step(images, choices, step, is_active, signs, fill)
     return images
 
 
-def _apply_step(images: Tensor, choices: Tensor, step: int, is_active: Tensor, signs: Tensor) -> None:
+def _apply_step(images: Tensor, choices: Tensor, step: int, is_active: Tensor, signs: Tensor, fill: int) -> None:
     """Apply the first or the second operations, in place."""
     height, width = images.shape[-2:]
     magnitudes = torch.tensor([magnitude(p[step][0], p[step][2], height, width) for p in POLICY], dtype=torch.float64)
@@ -78,7 +111,7 @@ def _apply_step(images: Tensor, choices: Tensor, step: int, is_active: Tensor, s
         rows = torch.nonzero(uses[choices] & is_active).flatten()
         if len(rows):
             levels = magnitudes[choices[rows]]
-            images[rows] = operation(images[rows], levels * signs[rows] if is_signed else levels)
+            images[rows] = operation(images[rows], levels * signs[rows] if is_signed else levels, fill)
 
 
 @lru_cache(maxsize=1024)
@@ -96,23 +129,23 @@ def magnitude(name: str, level: int, height: int, width: int) -> float:
     return float(torch.linspace(first, last, LEVELS)[level])
 
 
-def _posterize(images: Tensor, magnitudes: Tensor) -> Tensor:
+def _posterize(images: Tensor, magnitudes: Tensor, fill: int) -> Tensor:
     masks = 256 - 2 ** (8 - magnitudes.long())
     return images & masks.to(torch.uint8).view(-1, 1, 1, 1)
 
 
-def _solarize(images: Tensor, magnitudes: Tensor) -> Tensor:
+def _solarize(images: Tensor, magnitudes: Tensor, fill: int) -> Tensor:
     return torch.where(images >= magnitudes.float().view(-1, 1, 1, 1), ~images, images)
 
 
-def _auto_contrast(images: Tensor, magnitudes: Tensor) -> Tensor:
+def _auto_contrast(images: Tensor, magnitudes: Tensor, fill: int) -> Tensor:
     lowest, highest = (extreme.float() for extreme in (images.amin((2, 3), True), images.amax((2, 3), True)))
     is_flat = lowest == highest
     scale = torch.where(is_flat, 1.0, 255 / (highest - lowest))
     return (images - lowest.masked_fill(is_flat, 0)).mul_(scale).clamp_(0, 255).to(torch.uint8)
 
 
-def _equalize(images: Tensor, magnitudes: Tensor) -> Tensor:
+def _equalize(images: Tensor, magnitudes: Tensor, fill: int) -> Tensor:
     from torchvision.transforms.v2.functional import equalize  # here, since importing torchvision takes a second
 
     equalized: Tensor = equalize(images)
@@ -122,9 +155,9 @@ def _equalize(images: Tensor, magnitudes: Tensor) -> Tensor:
 def _move(name: str) -> Operation:
     """Make a geometric operation: its nearest-neighbour source pixels, looked up."""
 
-    def move(images: Tensor, magnitudes: Tensor) -> Tensor:
+    def move(images: Tensor, magnitudes: Tensor, fill: int) -> Tensor:
         sources = torch.stack([_sources(name, value, *images.shape[-2:]) for value in magnitudes.tolist()])
-        with_outside = torch.nn.functional.pad(images.flatten(2), (1, 0))
+        with_outside = torch.nn.functional.pad(images.flatten(2), (1, 0), value=fill)
         index = sources[:, None].expand(-1, images.shape[1], -1)
         return with_outside.gather(2, index).view_as(images)
 
@@ -157,13 +190,13 @@ OPERATIONS: dict[str, tuple[Operation, bool]] = {  # and whether it takes a sign
     "TranslateX": (_move("TranslateX"), True),
     "TranslateY": (_move("TranslateY"), True),
     "Rotate": (_move("Rotate"), True),
-    "Brightness": (lambda images, change: adjust_brightness(images, 1 + change), True),
-    "Color": (lambda images, change: adjust_saturation(images, 1 + change), True),
-    "Contrast": (lambda images, change: adjust_contrast(images, 1 + change), True),
-    "Sharpness": (lambda images, change: adjust_sharpness(images, 1 + change), True),
+    "Brightness": (lambda images, change, _: adjust_brightness(images, 1 + change), True),
+    "Color": (lambda images, change, _: adjust_saturation(images, 1 + change), True),
+    "Contrast": (lambda images, change, _: adjust_contrast(images, 1 + change), True),
+    "Sharpness": (lambda images, change, _: adjust_sharpness(images, 1 + change), True),
     "Posterize": (_posterize, False),
     "Solarize": (_solarize, False),
     "AutoContrast": (_auto_contrast, False),
     "Equalize": (_equalize, False),
-    "Invert": (lambda images, _: ~images, False),
+    "Invert": (lambda images, *_: ~images, False),
 }

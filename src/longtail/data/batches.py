@@ -12,7 +12,7 @@ from longtail.data.augmentation import Augmentation
 from longtail.data.decoding import decode, decode_bytes
 from longtail.data.images import LabeledImages
 from longtail.data.loading import Batch, Pass, read, read_share
-from longtail.data.sampling import Sampler, epoch_indices
+from longtail.data.sampling import Sampler, epoch_indices, epoch_length
 from longtail.seeding import generator
 
 __all__ = ["Batch", "ImageBatches", "augmented_batches", "clean_batches", "decode", "decode_bytes"]
@@ -22,7 +22,7 @@ class ImageBatches:
     """The batches of stage one; every image of an epoch is in one, so the last may be smaller.
 
     Args:
-        samplers: each step has one batch of each.
+        samplers: each step has one batch of each; all have epochs of one length.
         epochs: of the whole training; samplers are told what share is done.
         seed: the training seed. The order of an epoch derives from (seed, "order", sampler's position, epoch), its
             augmentation from (seed, "augment", sampler's position, epoch): one row of draws per image of the data
@@ -60,8 +60,9 @@ class ImageBatches:
         images, sampler = self.images, self.samplers[position]
         order_from = generator(self.seed, "order", position, epoch)
         done = epoch / self.epochs
-        order = epoch_indices(sampler, images.labels, images.class_counts, len(images), order_from, done)
-        draws = self.augmentation.draw(len(images), generator(self.seed, "augment", position, epoch))
+        length = epoch_length(sampler, images.class_counts)
+        order = epoch_indices(sampler, images.labels, images.class_counts, length, order_from, done)
+        draws = self.augmentation.draw(length, generator(self.seed, "augment", position, epoch))
         rows = order if sampler == "instance_balanced" else torch.arange(len(order))
         return Pass(images, order, self.augmentation, draws[rows])
 

@@ -10,8 +10,12 @@
     deferred            DRS: instance_balanced until `start`, then p_j proportional to n_j / E_j, where
                         E_j = (1 - beta^n_j) / (1 - beta) is the effective number of samples
 
-Source    Kang et al., ICLR 2020, arXiv:1910.09217, eq. 1 and 2, and its ClassAwareSampler; reversed: Zhou et al.,
-          CVPR 2020, arXiv:1912.02413 (BBN); deferred: Cao et al., NeurIPS 2019, arXiv:1906.07413
+An epoch has N images, as many as there are, unless the sampler is balanced and its specification says otherwise: with
+`{name: class_aware, epoch: balanced}` it has n_max K, the whole of Kang's sampler.
+
+Source    Kang et al., ICLR 2020, arXiv:1910.09217, eq. 1 and 2, and its ClassAwareSampler, whose length is n_max K
+          while its trainer stops after N images; reversed: Zhou et al., CVPR 2020, arXiv:1912.02413 (BBN); deferred:
+          Cao et al., NeurIPS 2019, arXiv:1906.07413
 Differs   the class-aware cycles start afresh each epoch, which is thereby a function of its seed alone; deferred
           sampling really changes what is drawn (the official code builds a sampler that its loader never uses)
 Limits    equal counts: all draw classes equally often; deferred with beta = 1: class_balanced from `start` on
@@ -39,28 +43,72 @@ class Deferred(Spec):
     start: float = Field(ge=0, le=1)
 
 
+class Balanced(Spec):
+    """A class-balanced sampler that says how long an epoch is.
+
+    Args:
+        epoch: `images` for N draws, as many as there are images; `balanced` for n_max K, after which the largest class
+            has been shown once. The published numbers differ in it: CSA's CIFAR trainer stops after N images, its
+            Fashion-MNIST notebooks do not.
+    """
+
+    name: Literal["class_balanced", "class_aware"]
+    epoch: Literal["images", "balanced"]
+
+
 Fixed = Literal[
     "instance_balanced", "square_root", "class_balanced", "class_aware", "reversed", "progressively_balanced"
 ]
 
 
+BALANCED = ("class_balanced", "class_aware")
+
+
 def _kind(value: object) -> str | None:
-    if isinstance(value, dict | Deferred):
-        return "deferred"
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    if isinstance(value, dict | Spec):
+        return {"deferred": "deferred", **dict.fromkeys(BALANCED, "balanced")}.get(str(name))
     return "fixed" if value in get_args(Fixed) else None
 
 
+def _balanced_kind(value: object) -> str | None:
+    return kind if (kind := _kind(value)) == "balanced" else "fixed" if value in BALANCED else None
+
+
+LONG_FORM = "{name: class_aware, epoch: balanced}"
+
 Sampler = Annotated[
-    Annotated[Fixed, Tag("fixed")] | Annotated[Deferred, Tag("deferred")],
+    Annotated[Fixed, Tag("fixed")] | Annotated[Balanced, Tag("balanced")] | Annotated[Deferred, Tag("deferred")],
     Discriminator(
         _kind,
         custom_error_type="sampler",
-        custom_error_message=f"choose one of {', '.join(get_args(Fixed))}, or {{name: deferred, beta: …, start: …}}",
+        custom_error_message=f"choose one of {', '.join(get_args(Fixed))}, {{name: deferred, beta: …, start: …}}, or "
+        f"{LONG_FORM}",
+    ),
+]
+
+BalancedSampler = Annotated[
+    Annotated[Literal["class_balanced", "class_aware"], Tag("fixed")] | Annotated[Balanced, Tag("balanced")],
+    Discriminator(
+        _balanced_kind,
+        custom_error_type="sampler",
+        custom_error_message=f"choose one of {', '.join(BALANCED)}, or {LONG_FORM}",
     ),
 ]
 
 POWERS = {"square_root": 0.5, "class_balanced": 0.0, "reversed": -1.0}
 CONSECUTIVE = 4  # images that a class contributes when the class-aware cycle comes to it
+
+
+def epoch_length(sampler: Sampler, class_counts: Tensor) -> int:
+    """Return how many images an epoch shows: N, or n_max K (K classes that have images) for `epoch: balanced`.
+
+    Args:
+        class_counts: (K,) int64.
+    """
+    if isinstance(sampler, Balanced) and sampler.epoch == "balanced":
+        return int(class_counts.max() * (class_counts > 0).sum())
+    return int(class_counts.sum())
 
 
 def epoch_indices(
@@ -78,10 +126,11 @@ def epoch_indices(
         (length,) int64 indices into `labels`.
     """
     assert torch.equal(class_counts, torch.bincount(labels, minlength=len(class_counts)))
-    if sampler == "instance_balanced" or (isinstance(sampler, Deferred) and progress < sampler.start):
+    name = sampler.name if isinstance(sampler, Balanced) else sampler
+    if name == "instance_balanced" or (isinstance(sampler, Deferred) and progress < sampler.start):
         rounds = -(-length // len(labels))
         return torch.cat([torch.randperm(len(labels), generator=generator) for _ in range(rounds)])[:length]
-    if sampler == "class_aware":
+    if name == "class_aware":
         return _class_aware(labels, class_counts, length, generator)
     return _by_class(class_weights(sampler, class_counts, progress), labels, class_counts, length, generator)
 
@@ -95,7 +144,7 @@ def class_weights(sampler: Sampler, class_counts: Tensor, progress: float) -> Te
         present = int((class_counts > 0).sum())
         weights = (1 - progress) * counts / counts.sum() + progress / present
     else:
-        weights = counts ** POWERS[sampler]
+        weights = counts ** POWERS[sampler.name if isinstance(sampler, Balanced) else sampler]
     return torch.where(class_counts > 0, weights, 0.0)
 
 

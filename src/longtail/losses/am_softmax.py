@@ -2,7 +2,8 @@
 
     loss_i = -log softmax(scale (z_i - margin onehot(y)))_y,   z_ik = cos(w_k, f_i)
 
-With `reweighting: {beta: 0.9999, start: 0.8}` it is M-DRW, the row between cross entropy and LDAM-DRW in RSG's tables.
+With `reweighting: {beta: 0.9999, start: 0.8, divisor: weights}` it is M-DRW, the row between cross entropy and LDAM-DRW
+in RSG's tables.
 
 Source    Wang et al., IEEE Signal Processing Letters 2018, arXiv:1801.05599
 Differs   no code of M-DRW is public: margin 0.35 and scale 30 are the defaults of the paper, which RSG does not state.
@@ -17,10 +18,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from longtail.spec import Member
+from longtail.losses.base import LossSpec
 
 
-class AMSoftmax(Member):
+class AMSoftmax(LossSpec):
     """Cross entropy of scaled cosines, that of the label less the margin.
 
     Args:

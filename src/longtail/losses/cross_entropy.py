@@ -12,10 +12,10 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from longtail.spec import Member
+from longtail.losses.base import LossSpec
 
 
-class CrossEntropy(Member):
+class CrossEntropy(LossSpec):
     """-log softmax(z)_y per sample."""
 
     name: Literal["cross_entropy"] = "cross_entropy"

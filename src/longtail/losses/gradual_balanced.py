@@ -19,10 +19,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from longtail.spec import Member
+from longtail.losses.base import LossSpec
 
 
-class GradualBalanced(Member):
+class GradualBalanced(LossSpec):
     """Cross entropy on z + a(t) log pi.
 
     Args:

@@ -3,7 +3,7 @@
     loss_i = -log softmax(scale (z_i - m_y onehot(y)))_y,   m_j = max_margin (n_min / n_j)^(1/4),   z_ik = cos(w_k, f_i)
 
 Margins that fall with the fourth root of n_j minimise the paper's bound on the balanced error. LDAM-DRW is this loss
-with `reweighting: {beta: 0.9999, start: 0.8}`, and LDAM-DRS with a deferred sampler.
+with `reweighting: {beta: 0.9999, start: 0.8, divisor: weights}`, and LDAM-DRS with a deferred sampler.
 
 Source    Cao et al., NeurIPS 2019, arXiv:1906.07413
 Differs   the scale stands in the loss, so `network.scale` is 1, and the trained classifier keeps it (the official code
@@ -18,10 +18,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from longtail.spec import Member
+from longtail.losses.base import LossSpec
 
 
-class LDAM(Member):
+class LDAM(LossSpec):
     """Cross entropy of scaled cosines, that of the label less its class's margin.
 
     Args:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from longtail.spec import Member
+from longtail.losses.base import LossSpec
 
 EMPTY = -1e4  # nats; exp of it is 0 in every precision
 
 
-class LogitAdjusted(Member):
+class LogitAdjusted(LossSpec):
     """Cross entropy on z + tau log pi.
 
     Args:
