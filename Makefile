@@ -4,6 +4,8 @@ PYTHON ?= python3
 PORT ?= 5000
 PARAMS ?=
 SET ?=
+METHODS ?=
+JOBS ?= 1
 BIN := .venv/bin
 
 include .env
@@ -11,7 +13,7 @@ export DVC_NO_ANALYTICS MLFLOW_DISABLE_TELEMETRY DO_NOT_TRACK PREFECT_SERVER_ANA
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-services check readme ui
+.PHONY: help setup run table test test-services check readme ui
 
 help: ## Show this list
 	@echo "longtail: long-tailed recognition as one reproducible workflow"
@@ -20,6 +22,7 @@ help: ## Show this list
 	@echo
 	@echo "  make run PARAMS=FILE   run another params file, in a clone of its own under .longtail/runs"
 	@echo "  make run PARAMS=FILE SET=\"data.imbalance_factor=50 seeds=[0]\"   with some numbers changed"
+	@echo "  make run PARAMS=FILE METHODS=ce,csa   some rows of it"
 	@echo "  make ui PORT=5001      another port; make setup PYTHON=python3.12: another Python (3.11 or newer)"
 
 setup: .venv/.installed ## Create .venv and install everything into it (once; a few minutes)
@@ -35,7 +38,11 @@ setup: .venv/.installed ## Create .venv and install everything into it (once; a 
 	@touch $@
 
 run: setup ## Train what params.yaml says (only what changed) and print the leaderboard
-	@$(BIN)/python -m $(if $(PARAMS)$(SET),pipelines.clone "$(or $(PARAMS),params.yaml)" $(SET),pipelines.repro)
+	@$(BIN)/python -m $(if $(PARAMS)$(SET)$(METHODS),pipelines.clone "$(or $(PARAMS),params.yaml)" $(SET) \
+	  $(if $(METHODS),--methods "$(METHODS)"),pipelines.repro)
+
+table: setup ## Run what is missing of benchmarks/results/wanted.yaml, at low priority (days; stop at will)
+	@$(BIN)/python -m pipelines.table --jobs $(JOBS)
 
 test: setup ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile

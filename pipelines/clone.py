@@ -2,11 +2,15 @@
 
     make run PARAMS=benchmarks/cifar100_lt.yaml
     make run PARAMS=benchmarks/cifar100_lt.yaml SET="data.imbalance_factor=50 seeds=[0]"
+    make run PARAMS=benchmarks/csa_cifar.yaml METHODS=ce,csa
 
 The clone lies in the git-ignored .longtail/runs/<name>. It trains the code of HEAD, shares this repository's DVC cache
-(what was ever trained is not trained twice), MLflow database, checkpoints and raw data, and its reports come back to
-benchmarks/results/<name>/. Running the same file again continues in the same clone. What SET changes gets a name, a
-clone and results of its own, such as cifar100_lt-imbalance_factor=50, with its params.yaml beside the results.
+(what was ever trained is not trained twice), MLflow database, checkpoints and raw data. Running the same file again
+continues in the same clone. What SET changes gets a name and a clone of its own, such as
+cifar100_lt-imbalance_factor=50. METHODS runs some rows, in the same clone.
+
+The rows come back to benchmarks/results/<name>/ and stay there beside those of earlier runs (longtail.results). Other
+seeds of one recipe are other clones, but one table.
 """
 
 import os
@@ -15,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +29,7 @@ from filelock import FileLock
 from pipelines.failures import PipelineError, UserError, failure_of
 from pipelines.processes import run
 from pipelines.repro import CHECK_PARAMS, DVC, reproduce, show_leaderboard, stop_on_sigterm
-from pipelines.variants import Variant, read_variant
+from pipelines.variants import Variant, methods_of, read_variant
 
 CODE = ("src", "dvc.yaml")  # what a clone trains with, besides the params file
 RAW = Path("data") / "raw"
@@ -157,13 +162,20 @@ def _copy(source: Path, target: Path) -> None:
         copy.replace(target)
 
 
-def bring_back(clone: Path, results: Path, variant: Variant) -> None:
-    """Copy a clone's reports to results, in place of what lay there, and its params where no file says them."""
-    shutil.rmtree(results, ignore_errors=True)
-    ignore = shutil.ignore_patterns(".gitignore")
-    shutil.copytree(clone / "reports", results, copy_function=shutil.copyfile, ignore=ignore)
-    if variant.changes:
-        (results / "params.yaml").write_text(variant.text)
+def bring_back(clone: Path, results: Path, variant: Variant, methods: Sequence[str]) -> None:
+    """Add the rows that ran in a clone to a folder of results, with the params file; after a run of all, its plots.
+
+    Raises:
+        PipelineError: the rows could not be added.
+    """
+    added = run([sys.executable, "-m", "longtail.results", str(results), *methods], clone, len, extra={})
+    if failure := failure_of(added, "longtail.results"):
+        raise failure
+    (results / "params.yaml").write_text(variant.table.text)
+    if not methods:
+        shutil.rmtree(results / "plots", ignore_errors=True)
+        ignore = shutil.ignore_patterns(".gitignore")
+        shutil.copytree(clone / "reports" / "plots", results / "plots", copy_function=shutil.copyfile, ignore=ignore)
 
 
 @contextmanager
@@ -184,32 +196,44 @@ def clone_of(root: Path, variant: Variant) -> Iterator[Path]:
             _copy(clone / ASSIGNMENT, root / ASSIGNMENT)  # a side once given stays, whatever came of the run
 
 
-def run_file(root: Path, params: Path, words: Sequence[str] = ()) -> Path:
-    """Run a params file in its clone and return the folder of its reports.
+def run_file(root: Path, params: Path, words: Sequence[str] = (), names: str | None = None) -> Path:
+    """Run a params file in its clone and return the folder of its results.
 
     Args:
         words: KEY=VALUE, changes to the file.
+        names: rows of `methods`, with commas between; None for all and the report.
 
     Raises:
         PipelineError: what failed, by whose fault.
     """
     variant = read_variant(params, words)
+    methods = () if names is None else methods_of(variant, names)
     check_code(root)
     check_changes(root, variant)
-    results = root / "benchmarks" / "results" / variant.name
+    results = root / "benchmarks" / "results" / variant.table.name
     with clone_of(root, variant) as clone:
         print(f"{variant.name} runs in {clone.relative_to(root)}.", flush=True)
-        reproduce(clone, {"LONGTAIL_HOME": str(root)})
-        bring_back(clone, results, variant)
+        home = {"LONGTAIL_HOME": str(root)}
+        reproduce(clone, home, [f"evaluate@{method}" for method in methods])
+        bring_back(clone, results, variant, methods)
     return results
+
+
+def _arguments() -> Namespace:
+    parser = ArgumentParser(prog="pipelines.clone", description="Run a params file in a clone of its own.")
+    parser.add_argument("params", help="the params file")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes to it")
+    parser.add_argument("--methods", help="rows to run, with commas between; all by default")
+    return parser.parse_intermixed_args()
 
 
 def main() -> int:
     """Run the params file that the command line names, with the changes behind it, and return the exit code."""
+    arguments = _arguments()
     stop_on_sigterm()
     root = Path.cwd()
     try:
-        results = run_file(root, Path(sys.argv[1]).resolve(), sys.argv[2:])
+        results = run_file(root, Path(arguments.params).resolve(), arguments.changes, arguments.methods)
     except PipelineError as failure:
         print(failure, file=sys.stderr)
         return failure.exit_code
@@ -217,7 +241,7 @@ def main() -> int:
         print("Stopped. Run it again to continue from the last epoch.", file=sys.stderr)
         return 130
     show_leaderboard(results)
-    print(f"\nReports and plots: {os.path.relpath(results, root)}. All runs: make ui.")
+    print(f"\nResults: {os.path.relpath(results, root)}. All runs: make ui.")
     return 0
 
 

@@ -6,7 +6,7 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -43,17 +43,18 @@ def check_params(root: Path, sink: Sink, *, terminal: bool = False) -> None:
         raise PipelineError(f"params.yaml could not be checked: exit code {checked.code}.")
 
 
-def reproduce(root: Path, extra: Mapping[str, str]) -> None:
+def reproduce(root: Path, extra: Mapping[str, str], stages: Sequence[str] = ()) -> None:
     """Check params.yaml and run `dvc repro` in root, live on the terminal.
 
     Args:
         extra: environment variables for the stages.
+        stages: those to run, with what they stand on; all of them by default.
 
     Raises:
         PipelineError: what failed, by whose fault.
     """
     check_params(root, _to_stderr, terminal=True)
-    finished = run([*DVC, "repro"], root, _to_stderr, extra=extra, terminal=True)
+    finished = run([*DVC, "repro", *stages], root, _to_stderr, extra=extra, terminal=True)
     if failure := failure_of(finished, "dvc repro"):
         raise failure
 

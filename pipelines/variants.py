@@ -26,7 +26,7 @@ class Variant:
 
     Args:
         file: the params file.
-        name: of the clone and of its results: the file's, and the changes.
+        name: of the clone: the file's, and the changes.
         text: of the clone's params.yaml; the file's own where nothing is changed.
         changes: dotted key -> the value as it was typed.
     """
@@ -35,6 +35,11 @@ class Variant:
     name: str
     text: str
     changes: Mapping[str, str]
+
+    @property
+    def table(self) -> "Variant":
+        """The same without what changes no number of a table: its results stand together, whatever the seeds."""
+        return read_variant(self.file, [f"{key}={value}" for key, value in self.changes.items() if key not in ASIDE])
 
     @property
     def owner(self) -> str:
@@ -67,6 +72,22 @@ def read_variant(file: Path, words: Sequence[str]) -> Variant:
     said = " ".join(f"{key}={value}" for key, value in changes.items())
     text = f"# {file.name} with {said}\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return Variant(file, _folder_name(name), text, changes)
+
+
+def methods_of(variant: Variant, names: str) -> tuple[str, ...]:
+    """Return the methods that a comma-separated list names.
+
+    Raises:
+        UserError: the params file has no such method.
+    """
+    known = _content(variant.file).get("methods") or {}
+    wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"METHODS has '{name}', but {variant.file.name} has {', '.join(known)}. Choose from these.")
+    if not wanted:
+        raise UserError(f"METHODS is '{names}'; name rows of {variant.file.name}, such as METHODS={next(iter(known))}.")
+    return wanted
 
 
 def published_under(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,22 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from longtail.data.images import LongTailSplit
+from longtail.data.split_files import save_split
 from longtail.evaluation import EvaluationSpec, Summary
-from longtail.leaderboard import Summaries, markdown, render, save_metrics
+from longtail.leaderboard import Published, Summaries, markdown, render, save_metrics
+from longtail.params import load_params
 from longtail.provenance import Provenance
+from longtail.stages import report as report_stage
+from longtail.stages.job import Job
+from longtail.tracking import StageRun
+from longtail.tracking.outputs import Outputs
 
 SPEC = EvaluationSpec(many_above=100, few_below=20, index_ranges=None)
 PROVENANCE = Provenance("digits, exponential profile", "0a1b", (0, 1, 2), "a processor, 2 cores", "abc1234", "torch 9")
@@ -35,6 +43,13 @@ def summary(
     }
 
 
+def board(summaries: Summaries, spec: EvaluationSpec = SPEC, published: Published | None = None) -> str:
+    """The leaderboard of methods whose networks are all a ResNet-32 for 10 classes."""
+    return markdown(
+        summaries, dict.fromkeys(summaries, 464154), spec, {key: [PROVENANCE] for key in summaries}, published or {}
+    )
+
+
 def cells(text: str) -> list[list[str]]:
     """Read a markdown table back: header and rows, without the rule."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -44,7 +59,7 @@ def cells(text: str) -> list[list[str]]:
 
 def table(summaries: Summaries) -> dict[str, dict[str, str]]:
     """Method -> first line of the column's title -> cell."""
-    header, *rows = cells(markdown(summaries, SPEC, PROVENANCE, {}))
+    header, *rows = cells(board(summaries))
     titles = [title.split("<br>")[0] for title in header]
     return {row[0]: dict(zip(titles, row, strict=True)) for row in rows}
 
@@ -69,8 +84,8 @@ def test_equal_digits_are_equally_bold() -> None:
 
 
 def test_nothing_is_bold_without_a_difference() -> None:
-    assert "**" not in markdown({"alone": summary(0.5)}, SPEC, PROVENANCE, {})
-    assert "**" not in markdown({"one": summary(0.5), "two": summary(0.5)}, SPEC, PROVENANCE, {})
+    assert "**" not in board({"alone": summary(0.5)})
+    assert "**" not in board({"one": summary(0.5), "two": summary(0.5)})
 
 
 def test_one_seed_has_no_spread_and_an_empty_group_is_not_available() -> None:
@@ -81,7 +96,7 @@ def test_one_seed_has_no_spread_and_an_empty_group_is_not_available() -> None:
 
 
 def test_groups_say_how_many_classes_they_average() -> None:
-    header, *_ = cells(markdown({"ce": summary(0.5)}, SPEC, PROVENANCE, {}))
+    header, *_ = cells(board({"ce": summary(0.5)}))
     assert {"many<br>1 class", "medium<br>4 classes", "few<br>5 classes"} <= set(header)
 
 
@@ -93,15 +108,44 @@ def test_balanced_accuracy_stands_there_where_it_differs_from_overall() -> None:
 
 def test_published_numbers_stand_beside_ours() -> None:
     published = {"ce": {"overall": 0.383, "few": 0.1}}
-    header, ce, crt = cells(markdown({"ce": summary(0.5), "crt": summary(0.6)}, SPEC, PROVENANCE, published))
+    header, ce, crt = cells(board({"ce": summary(0.5), "crt": summary(0.6)}, published=published))
     at = header.index("overall<br>published")
     assert header[at - 1] == "overall"
     assert (ce[at], crt[at]) == ("38.3", "n/a")
     assert "few<br>published" in header and "many<br>published" not in header
 
 
+def test_parameters_stand_before_n_in_millions() -> None:
+    parameters = {"digits": 57_125, "small": 403_999, "resnet32": 464_154, "resnet50": 23_528_522}
+    summaries = {name: summary(0.5) for name in parameters}
+    backwards = dict(reversed(parameters.items()))  # a mapping: the order of the rows is that of the summaries
+    header, *rows = cells(markdown(summaries, backwards, SPEC, {key: [PROVENANCE] for key in summaries}, {}))
+    assert header[-2:] == ["parameters<br>millions", "n"]
+    assert [row[0] for row in rows] == list(parameters)
+    assert [row[-2] for row in rows] == ["0.057", "0.40", "0.46", "23.5"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(999_499, "1.0"), (994_000, "0.99"), (1_000_000, "1.0"), (1_730_000, "1.7"), (650, "0.00065")]
+)
+def test_parameters_keep_their_digits_around_a_million_and_in_tiny_networks(count: int, shown: str) -> None:
+    _, row = cells(markdown({"ce": summary(0.5)}, {"ce": count}, SPEC, {"ce": [PROVENANCE]}, {}))
+    assert row[-2] == shown
+
+
+def test_the_notes_say_which_parameters_count() -> None:
+    assert re.search(
+        r"- Parameters: .* network that serves, feature extractor and classifier\.", board({"ce": summary(0)})
+    )
+
+
+def test_the_terminal_has_no_room_for_parameters() -> None:
+    titles = [str(column.header) for column in render({"ce": summary(0.5)}, {}).columns]
+    assert [title.split("\n")[0] for title in titles] == ["method", "overall", "many", "medium", "few", "n"]
+
+
 def test_the_notes_say_where_the_numbers_come_from() -> None:
-    text = markdown({"ce": summary(0.5)}, SPEC, PROVENANCE, {})
+    text = board({"ce": summary(0.5)})
     notes = text[text.rindex("|") :]
     for part in ("digits, exponential profile", "0a1b", "0, 1, 2", "a processor, 2 cores", "abc1234", "torch 9"):
         assert part in notes
@@ -111,7 +155,7 @@ def test_the_notes_say_where_the_numbers_come_from() -> None:
 
 def test_the_notes_name_the_index_ranges() -> None:
     spec = EvaluationSpec(many_above=100, few_below=20, index_ranges=(36, 35, 29))
-    assert "the first 36, the next 35 and the last 29 classes" in markdown({"ce": summary(0.5)}, spec, PROVENANCE, {})
+    assert "the first 36, the next 35 and the last 29 classes" in board({"ce": summary(0.5)}, spec)
 
 
 def test_metrics_json_is_what_was_given_and_the_same_each_time(tmp_path: Path) -> None:
@@ -151,3 +195,33 @@ def test_the_terminal_table_is_bold_where_it_is_best() -> None:
         console.print(render({"ce": summary(0.5), "glag": summary(0.75)}, {}))
     assert "\x1b[1m75.0 ± 1.0" in capture.get()
     assert "\x1b[1m50.0 ± 1.0" not in capture.get()
+
+
+def test_the_stage_takes_parameters_from_the_evaluations_and_keeps_them_out_of_metrics_json(
+    tmp_path: Path, tiny_split: LongTailSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report_stage, "draw", lambda results, folder: None)  # plots need every other stage's outputs
+    params = load_params(Path(__file__).parents[1] / "params.yaml")
+    save_split(tiny_split, Path("data/split"))
+    sizes = {name: 1_000_000 * (i + 2) for i, name in enumerate(params.methods)}
+    summaries = {name: summary(0.5) for name in sizes}
+    for name, size in sizes.items():
+        Path("evaluations", name).mkdir(parents=True)
+        document = {"parameters": size, "summary": summaries[name], "per_class": [], "seeds": {}}
+        Path("evaluations", name, "metrics.json").write_text(json.dumps(document))
+    report_stage.report(Job("report", params, "", Path(), StageRun(Outputs("report", ""), params, Path())))
+    _, *rows = cells(Path("reports/leaderboard.md").read_text())
+    assert {row[0]: row[-2] for row in rows} == {name: f"{size / 1e6:.1f}" for name, size in sizes.items()}
+    assert Path("reports/metrics.json").read_text() == json.dumps(summaries, indent=2) + "\n"
+
+
+def test_rows_of_different_origin_are_told_apart() -> None:
+    other = replace(PROVENANCE, commit="def5678", seeds=(3,))
+    origins = {"ce": [PROVENANCE], "crt": [PROVENANCE, other], "csa": [PROVENANCE]}
+    summaries = {name: summary(0.5) for name in origins}
+    board = markdown(summaries, dict.fromkeys(origins, 1), SPEC, origins, {}, {"bbn": "not run"})
+    assert "- Commit: abc1234 (ce, csa); abc1234, def5678 (crt).\n" in board
+    assert "- Seeds: 0, 1, 2 (ce, csa); 0, 1, 2, 3 (crt).\n" in board
+    assert "- Hardware: a processor, 2 cores.\n" in board
+    assert "- Missing: bbn (not run).\n" in board

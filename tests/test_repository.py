@@ -47,7 +47,7 @@ LAYERS = [
     ["provenance", "evaluation", "prediction", "leaderboard", "plots"],
     ["gate_decision", "paired_answers", "gate", "held_out", "retraining", "program", "client"],
     ["params"],
-    ["workspace", "tracking"],
+    ["workspace", "tracking", "results"],
     ["export", "stages"],
 ]
 # How a stage runs and who is told, never what it computes: a change here makes no result stale.

@@ -88,7 +88,8 @@ def _finetune_and_evaluate(params: Params, method: str) -> None:
         evaluations.mkdir(parents=True, exist_ok=True)
         predictions = Predictions(tuple(split.test.ids), split.test.labels, probabilities)
         save_predictions(predictions, evaluations / f"seed_{seed}.safetensors")
-    Path("evaluations", method, "metrics.json").write_text(json.dumps(metrics_document(per_seed), indent=2))
+    document = {"parameters": 464154, **metrics_document(per_seed)}
+    Path("evaluations", method, "metrics.json").write_text(json.dumps(document, indent=2))
 
 
 def _report(params: Params) -> None:

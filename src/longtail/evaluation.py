@@ -196,7 +196,7 @@ def summarize(per_seed: Sequence[Metrics]) -> Summary:
 
 
 def metrics_document(per_seed: Mapping[int, Metrics]) -> dict[str, Any]:
-    """Return what evaluations/<method>/metrics.json holds: summary, per_class (mean over seeds) and seeds."""
+    """Return the metrics in evaluations/<method>/metrics.json: summary, per_class (mean over seeds) and seeds."""
     columns = zip(*(metrics.per_class for metrics in per_seed.values()), strict=True)
     return {
         "summary": summarize(list(per_seed.values())),

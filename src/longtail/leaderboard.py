@@ -1,7 +1,7 @@
 """The table of results: metrics.json for machines, leaderboard.md for people, a short one for the terminal."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -11,7 +11,10 @@ from longtail.evaluation import GROUPS, EvaluationSpec, Summary
 from longtail.provenance import Provenance
 
 Summaries = Mapping[str, Summary]  # method -> metric -> {mean, std, n, classes}, fractions in [0, 1]
+Parameters = Mapping[str, int]  # method -> learnable numbers of the network that serves
 Published = Mapping[str, Mapping[str, float]]  # method -> metric -> fraction in [0, 1]
+Origins = Mapping[str, Sequence[Provenance]]  # method -> where the numbers of its seeds come from
+NOTHING: Mapping[str, str] = {}
 
 SHORT = ("overall", *GROUPS)
 TITLES = {
@@ -30,17 +33,27 @@ def save_metrics(summaries: Summaries, path: Path) -> None:
     path.write_text(json.dumps(summaries, indent=2, allow_nan=False) + "\n")
 
 
-def markdown(summaries: Summaries, spec: EvaluationSpec, provenance: Provenance, published: Published) -> str:
-    """Return reports/leaderboard.md: percent, mean ± std, the best of each column bold, and where it comes from.
+def markdown(
+    summaries: Summaries,
+    parameters: Parameters,
+    spec: EvaluationSpec,
+    origins: Origins,
+    published: Published,
+    missing: Mapping[str, str] = NOTHING,
+) -> str:
+    """Return leaderboard.md: percent, mean ± std, the best of each column bold, and where it comes from.
 
     Args:
         summaries: at least one, in the order of the rows.
+        parameters: of every method in `summaries`; shown in millions.
+        origins: of every method in `summaries`.
         published: numbers to stand beside ours.
+        missing: method -> why the table lacks it.
     """
-    header, *rows = table_rows(summaries, _metrics(summaries), published, "**{}**")
+    header, *rows = table_rows(summaries, _metrics(summaries), published, "**{}**", parameters)
     rule = [":---", *["---:"] * (len(header) - 1)]
     lines = ["| " + " | ".join(row).replace("\n", "<br>") + " |" for row in (header, rule, *rows)]
-    return "\n".join(["# Leaderboard", "", *lines, "", *_footnotes(spec, provenance), ""])
+    return "\n".join(["# Leaderboard", "", *lines, "", *_footnotes(spec, origins, missing), ""])
 
 
 def render(summaries: Summaries, published: Published) -> Table:
@@ -59,12 +72,15 @@ def render(summaries: Summaries, published: Published) -> Table:
     return table
 
 
-def table_rows(summaries: Summaries, metrics: Sequence[str], published: Published, bold: str) -> list[list[str]]:
-    """Return the header and one row per method, as text in percent.
+def table_rows(
+    summaries: Summaries, metrics: Sequence[str], published: Published, bold: str, parameters: Parameters | None = None
+) -> list[list[str]]:
+    """Return the header and one row per method, as text: metrics in percent, parameters in millions.
 
     Args:
         metrics: columns, in this order; one that has published numbers is followed by a column of them.
         bold: pattern for the best of each column, when there are rows to be better than.
+        parameters: of every method, for a column of them; None leaves the column out.
     """
     columns = [["method", *summaries]]
     for metric in metrics:
@@ -72,6 +88,8 @@ def table_rows(summaries: Summaries, metrics: Sequence[str], published: Publishe
         numbers = [published.get(name, {}).get(metric) for name in summaries]
         if any(number is not None for number in numbers):
             columns.append([f"{TITLES[metric]}\npublished", *map(_percent, numbers)])
+    if parameters is not None:
+        columns.append(["parameters\nmillions", *(_millions(parameters[name]) for name in summaries)])
     columns.append(["n", *(str(summary["overall"]["n"]) for summary in summaries.values())])
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -110,19 +128,45 @@ def _percent(fraction: float | None) -> str:
     return "n/a" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def _footnotes(spec: EvaluationSpec, provenance: Provenance) -> list[str]:
+def _millions(count: int) -> str:
+    """Return millions with one decimal from a million on (23.5), two significant digits below (0.46), as papers do."""
+    millions = count / 1e6
+    return f"{millions:.1f}" if millions >= 1 else f"{millions:#.2g}"
+
+
+def _footnotes(spec: EvaluationSpec, origins: Origins, missing: Mapping[str, str]) -> list[str]:
+    sources = {
+        "Data": {name: _joined(f"{one.data}; split {one.digest}" for one in each) for name, each in origins.items()},
+        "Seeds": {name: _joined(str(seed) for one in each for seed in one.seeds) for name, each in origins.items()},
+        "Hardware": {name: _joined(one.hardware for one in each) for name, each in origins.items()},
+        "Commit": {name: _joined(one.commit for one in each) for name, each in origins.items()},
+        "Versions": {name: _joined(one.versions for one in each) for name, each in origins.items()},
+    }
+    lacking = [f"- Missing: {'; '.join(f'{name} ({why})' for name, why in missing.items())}."] if missing else []
     return [
         "Percent, mean ± standard deviation over n seeds (divisor n − 1); bold: the best of a column. "
         "ECE: expected calibration error, 15 bins, smaller is better.",
         "",
+        *lacking,
         f"- Groups: {_groups(spec)}",
         "- Every number is of the last epoch; no test image chose an epoch, a threshold or anything else.",
-        f"- Data: {provenance.data}; split {provenance.digest}.",
-        f"- Seeds: {', '.join(map(str, provenance.seeds))}.",
-        f"- Hardware: {provenance.hardware}.",
-        f"- Commit: {provenance.commit}.",
-        f"- Versions: {provenance.versions}.",
+        "- Parameters: the learnable numbers of the network that serves, feature extractor and classifier.",
+        *(f"- {title}: {_shared(texts)}." for title, texts in sources.items()),
     ]
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
+
+
+def _shared(texts: Mapping[str, str]) -> str:
+    """Return what all methods have in common, or each text with the methods that it is of."""
+    owners: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        owners.setdefault(text, []).append(name)
+    if len(owners) == 1:
+        return next(iter(owners))
+    return "; ".join(f"{text} ({', '.join(names)})" for text, names in owners.items())
 
 
 def _groups(spec: EvaluationSpec) -> str:

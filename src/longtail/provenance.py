@@ -50,14 +50,23 @@ def hardware(device: torch.device) -> str:
     return ", ".join([_processor(), f"{cores} {'core' if cores == 1 else 'cores'}", *gpu])
 
 
-def commit(root: Path) -> str:
-    """Return the short commit; with +dirty if tracked files other than results differ; "unknown" outside git."""
-    results = [f":(top,exclude){path}" for path in ("dvc.lock", "reports", "data/assignment.csv")]
+RESULTS = ("dvc.lock", "reports", "benchmarks/results", "data/assignment.csv")
+
+
+def commit(root: Path, aside: tuple[str, ...] = ()) -> str:
+    """Return the short commit; with +dirty if tracked files other than results differ.
+
+    Outside git it is $LONGTAIL_COMMIT, for machines that have a copy of the files alone, or else "unknown".
+
+    Args:
+        aside: further files that may differ, since what they say is recorded elsewhere.
+    """
+    left_out = [f":(top,exclude){path}" for path in (*RESULTS, *aside)]
     try:
         head = _git(root, "rev-parse", "--short", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *results)
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *left_out)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("LONGTAIL_COMMIT", "unknown")
     return f"{head}+dirty" if changes else head
 
 

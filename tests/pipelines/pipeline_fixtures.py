@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness
-from small_project import CHECK, REPOSITORY, SCRIPT, STAGES, git
+from small_project import CHECK, REPOSITORY, RESULTS, SCRIPT, STAGES, git
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "src" / "longtail").mkdir(parents=True)
     (root / "src" / "longtail" / "__init__.py").touch()
     (root / "src" / "longtail" / "params.py").write_text(CHECK)
+    (root / "src" / "longtail" / "results.py").write_text(RESULTS)
     (root / "seed.txt").write_text("| method | overall |\n| :--- | ---: |\n| ce | 50 % |\n")
     (root / ".gitignore").write_text("/data.txt\n/models\n/trouble\n/.longtail\n__pycache__\n")
     git(root.parent, "init", "--quiet", "--initial-branch=main", str(root))

@@ -33,7 +33,7 @@ stage=$1; shift
 case $stage in split) out=data.txt ;; report) out=reports/leaderboard.md ;; *) out=models/${stage#train@} ;; esac
 echo "working on $stage"
 if test -f trouble/$stage; then . trouble/$stage; fi
-mkdir -p "$(dirname $out)"
+mkdir -p "$(dirname $out)" reports/plots
 cat "$@" >$out
 """
 # This project's own package: its check takes no time, as it need not import torch. Without it, longtail's is used.
@@ -42,6 +42,17 @@ import sys, yaml
 if "seeds" not in yaml.safe_load(open(sys.argv[1] if sys.argv[1:] else "params.yaml")):
     print("params.yaml: seeds is missing.", file=sys.stderr)
     sys.exit(2)
+"""
+# And its own way of keeping results: what the report said, and which methods came.
+RESULTS = """
+import shutil, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+with (folder / "added").open("a") as added:
+    print(*sys.argv[2:], file=added)
+if not sys.argv[2:]:
+    shutil.copy("reports/leaderboard.md", folder)
 """
 
 

@@ -122,8 +122,53 @@ def test_changed_numbers_run_in_a_clone_of_their_own(project: Path, long_run: Pa
     results = project / "benchmarks" / "results" / name
     assert (results / "leaderboard.md").is_file()
     assert yaml.safe_load((results / "params.yaml").read_text()) == params
-    assert not (project / "benchmarks" / "results" / "long" / "params.yaml").exists()
+    assert (project / "benchmarks" / "results" / "long" / "params.yaml").read_text() == long_run.read_text()
     assert (project / ".longtail" / "runs" / "long" / "params.yaml").read_text() == long_run.read_text()
+
+
+@pytest.fixture
+def rows(project: Path, long_run: Path) -> Path:
+    """The same project, with an evaluation of each row."""
+    evaluate = """
+  evaluate:
+    foreach: [ce, glag]
+    do:
+      cmd: mkdir -p evaluations && cp models/${item} evaluations/${item} && echo "evaluated ${item}"
+      deps:
+        - models/${item}
+      outs:
+        - evaluations/${item}
+"""
+    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text() + evaluate)
+    git(project, "commit", "--quiet", "--all", "--message=evaluations")
+    return long_run
+
+
+def test_some_rows_run_in_the_files_own_clone_and_join_its_results(project: Path, rows: Path) -> None:
+    first = make(project, "benchmarks/long.yaml", "--methods", "ce")
+    assert "working on train@ce" in first.stdout and "working on train@glag" not in first.stdout
+    results = project / "benchmarks" / "results" / "long"
+    assert (results / "added").read_text() == "ce\n"
+    assert (results / "params.yaml").read_text() == rows.read_text()
+    again = make(project, "benchmarks/long.yaml", "--methods", "glag, ce")
+    assert "working on train@glag" in again.stdout and "working on train@ce" not in again.stdout
+    assert (results / "added").read_text() == "ce\nglag ce\n"
+
+
+def test_seeds_are_clones_of_their_own_and_one_table(project: Path, rows: Path) -> None:
+    for seed in (0, 1):
+        make(project, "benchmarks/long.yaml", f"seeds=[{seed}]", "data.path=data/raw", "--methods", "ce")
+    assert len(list((project / ".longtail" / "runs").glob("*/params.yaml"))) == 2
+    assert [folder.name for folder in (project / "benchmarks" / "results").iterdir()] == ["long"]
+    assert (project / "benchmarks" / "results" / "long" / "params.yaml").read_text() == rows.read_text()
+
+
+@pytest.mark.parametrize("names", ["cee", "ce,,cee", " , "])
+def test_a_method_that_the_file_has_not_is_refused(project: Path, long_run: Path, names: str) -> None:
+    finished = make(project, "benchmarks/long.yaml", "--methods", names)
+    assert finished.returncode == 2
+    assert len(finished.stderr.splitlines()) == 1 and "METHODS" in finished.stderr
+    assert not (project / ".longtail").exists()
 
 
 def test_a_change_that_params_refuse_is_refused_before_anything_is_made(project: Path, long_run: Path) -> None:

@@ -60,6 +60,18 @@ def test_missing_outputs_have_no_identity(tmp_path: Path, monkeypatch: pytest.Mo
     assert {outputs.digest() for outputs in all_outputs(params)} == {None}
 
 
+def test_an_evaluation_brings_the_size_of_its_network_where_it_was_counted(project: Path, params: Params) -> None:
+    outputs = Outputs("evaluate", next(iter(params.methods)))
+    file = project / outputs.folder / "metrics.json"
+    counted = json.loads(file.read_text()) | {"parameters": 464154}
+    file.write_text(json.dumps(counted))
+    with_size = outputs.final_metrics()
+    assert with_size["parameters"] == 464154
+    del counted["parameters"]  # as earlier versions wrote it, which `sync` still sends
+    file.write_text(json.dumps(counted))
+    assert outputs.final_metrics() == {name: value for name, value in with_size.items() if name != "parameters"}
+
+
 @given(documents)
 def test_flat_numbers_are_exactly_the_numbers_under_names_that_mlflow_takes(document: dict[str, Any]) -> None:
     from mlflow.utils.validation import _validate_metric_name

@@ -1,5 +1,7 @@
 """Stage `evaluate@<method>`: classifiers and test features in, probabilities of every test image and metrics out.
 
+Beside the metrics stands the size of the network that serves, in parameters.
+
 A classifier that brings BatchNorm statistics (MiSLAS) meets features computed again: those that `extract` saved are of
 the network without them.
 
@@ -34,7 +36,10 @@ def evaluate_method(job: Job) -> None:
         predictions = Predictions(tuple(split.test.ids), split.test.labels, probabilities)
         per_seed[seed] = evaluate(probabilities, split.test.labels, split.class_counts, job.params.evaluation)
         save_predictions(predictions, job.out / f"seed_{seed}.safetensors")
-    document = metrics_document(per_seed)
+    document = {
+        "parameters": parameters_of(Path("models") / representation, job.params.seeds[0]),
+        **metrics_document(per_seed),
+    }
     (job.out / "metrics.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     overall = torch.tensor([metrics.values["overall"] for metrics in per_seed.values()])
     print(
@@ -50,6 +55,21 @@ def features_for(classifier: Classifier, test: LabeledImages, representation: st
     network = NetworkDescription.load(models).load_weights(models / f"seed_{seed}" / "weights.safetensors")
     moved = network.with_statistics(classifier.statistics).to(device).freeze()
     return torch.cat(list(features_of(moved, test, device)))
+
+
+def parameters_of(models: Path, seed: int) -> int:
+    """Count the learnable numbers of the network that serves: feature extractor and classifier, frozen or not.
+
+    BatchNorm's running statistics are no parameters. What stage one trained beside the network and dropped (RSG's
+    generator) is in no file of `models`, and a classifier of stage two has the shape of stage one's.
+
+    Args:
+        models: models/<representation>.
+        seed: any that was trained; all have one shape.
+    """
+    # The built network separates parameters from buffers; the names in the file would have to be parsed.
+    network = NetworkDescription.load(models).load_weights(models / f"seed_{seed}" / "weights.safetensors")
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 if __name__ == "__main__":

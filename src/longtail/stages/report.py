@@ -49,6 +49,7 @@ def report(job: Job) -> None:
     """Write metrics.json, leaderboard.md and the plots; show the leaderboard."""
     results = Results(job)
     summaries = {name: document["summary"] for name, document in results.documents.items()}
+    parameters = {name: document["parameters"] for name, document in results.documents.items()}
     data, split = job.params.data, results.split
     provenance = Provenance(
         data=describe(data.name, data.profile, split),
@@ -58,11 +59,12 @@ def report(job: Job) -> None:
         commit=commit(Path.cwd()),
         versions=versions(),
     )
+    origins = {name: [provenance] for name in summaries}
     with whole_folder(REPORTS / "plots") as folder:
         draw(results, folder)
     save_metrics(summaries, REPORTS / "metrics.json")
     (REPORTS / "leaderboard.md").write_text(
-        markdown(summaries, job.params.evaluation, provenance, job.params.published)
+        markdown(summaries, parameters, job.params.evaluation, origins, job.params.published)
     )
     Console(width=max(Console().width, 80)).print(render(summaries, job.params.published))
 

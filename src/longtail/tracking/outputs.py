@@ -73,14 +73,15 @@ class Outputs:
             yield seed, [json.loads(line) for line in file.read_text().splitlines()]
 
     def final_metrics(self) -> Numbers:
-        """Return what `evaluate` found: the mean over seeds, its std, and each seed's own."""
+        """Return what `evaluate` found: the mean over seeds, its std, each seed's own, and the network's parameters."""
         if self.stage != "evaluate":
             return {}
         document = json.loads((self.folder / SUMMARY).read_text())
         means = {name: entry["mean"] for name, entry in document["summary"].items()}
         stds = {f"{name}_std": entry["std"] for name, entry in document["summary"].items()}
         seeds = {f"seed_{seed}": values for seed, values in document["seeds"].items()}
-        return flat_numbers(means) | flat_numbers(stds) | flat_numbers(seeds)
+        size = {"parameters": document.get("parameters")}  # an evaluation of an earlier version holds none
+        return flat_numbers(means) | flat_numbers(stds) | flat_numbers(seeds) | flat_numbers(size)
 
 
 def all_outputs(params: Params) -> list[Outputs]:
