@@ -56,6 +56,11 @@ def markdown(
     return "\n".join(["# Leaderboard", "", *lines, "", *_footnotes(spec, origins, missing), ""])
 
 
+def lacking(missing: Mapping[str, str]) -> str:
+    """Return the line that names the rows that a table lacks, and why."""
+    return f"- Missing: {'; '.join(f'{name} ({why})' for name, why in missing.items())}."
+
+
 def render(summaries: Summaries, published: Published) -> Table:
     """Return the short table for the terminal: overall, many, medium, few; 80 columns hold it.
 
@@ -142,12 +147,11 @@ def _footnotes(spec: EvaluationSpec, origins: Origins, missing: Mapping[str, str
         "Commit": {name: _joined(one.commit for one in each) for name, each in origins.items()},
         "Versions": {name: _joined(one.versions for one in each) for name, each in origins.items()},
     }
-    lacking = [f"- Missing: {'; '.join(f'{name} ({why})' for name, why in missing.items())}."] if missing else []
     return [
         "Percent, mean ± standard deviation over n seeds (divisor n − 1); bold: the best of a column. "
         "ECE: expected calibration error, 15 bins, smaller is better.",
         "",
-        *lacking,
+        *([lacking(missing)] if missing else []),
         f"- Groups: {_groups(spec)}",
         "- Every number is of the last epoch; no test image chose an epoch, a threshold or anything else.",
         "- Parameters: the learnable numbers of the network that serves, feature extractor and classifier.",

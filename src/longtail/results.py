@@ -26,7 +26,7 @@ import torch
 
 from longtail.data.split_files import load_split
 from longtail.evaluation import Metrics, summarize
-from longtail.leaderboard import markdown
+from longtail.leaderboard import lacking, markdown
 from longtail.params import Params, load_params
 from longtail.provenance import Provenance, commit, describe, hardware, versions
 from longtail.spec import InputError
@@ -191,7 +191,7 @@ def table(rows: Rows, params: Params) -> str:
     missing = {name: reason for name in params.methods if (reason := lack(rows, params, name))}
     shown = {name: rows[name] for name in params.methods if name not in missing}
     if not shown:
-        return "\n".join(["# Leaderboard", "", "No row has been run.", ""])
+        return "\n".join(["# Leaderboard", "", "No row has been run by this file's recipe.", "", lacking(missing), ""])
     origins = {name: list(_provenances(row)) for name, row in shown.items()}
     summaries = {name: row["summary"] for name, row in shown.items()}
     parameters = {name: row["parameters"] for name, row in shown.items()}
