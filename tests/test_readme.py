@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from docs.methods import PARAMS, ROOT, Method, between, methods, sections, with_methods
-from docs.update_readme import with_leaderboard
+from docs.update_readme import with_leaderboard, with_results
 from longtail.balancers import Balancer
 from longtail.learners import Learner
 from longtail.losses import Loss
@@ -24,6 +24,10 @@ def test_the_leaderboard_is_the_one_of_the_reports() -> None:
         pytest.skip("this working tree has run the pipeline itself: `make readme` brings its numbers here")
     assert numbers, "the README shows no results"
     assert with_leaderboard(README, committed) == README
+
+
+def test_the_papers_rows_are_those_of_the_results() -> None:
+    assert with_results(README) == README, "write them with: make readme"
 
 
 def test_the_table_of_methods_is_that_of_the_docstrings() -> None:

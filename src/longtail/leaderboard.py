@@ -114,7 +114,7 @@ def _title(summaries: Summaries, metric: str) -> str:
 
 def _cells(summaries: Summaries, metric: str, bold: str) -> list[str]:
     means = [_percent(summary[metric]["mean"]) for summary in summaries.values()]
-    texts = [_with_std(summary[metric]) for summary in summaries.values()]
+    texts = [percent_with_std(summary[metric]) for summary in summaries.values()]
     numbers = [float(mean) for mean in means if mean != "n/a"]
     if len(set(numbers)) < 2:  # nobody to be better than
         return texts
@@ -124,7 +124,8 @@ def _cells(summaries: Summaries, metric: str, bold: str) -> list[str]:
     ]
 
 
-def _with_std(entry: Mapping[str, float | int | None]) -> str:
+def percent_with_std(entry: Mapping[str, float | int | None]) -> str:
+    """Return a metric's {mean, std} (fractions) as "49.7 ± 0.3", without ± for a single seed."""
     std = entry["std"]
     return _percent(entry["mean"]) if std is None else f"{_percent(entry['mean'])} ± {_percent(std)}"
 
