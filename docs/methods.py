@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, get_args
 import yaml
 
 from longtail.balancers import Balancer
-from longtail.data import sampling
 from longtail.learners import Learner
+from longtail.loading import sampling
 from longtail.losses import Loss
-from longtail.objective import Reweighting
+from longtail.training.objective import Reweighting
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

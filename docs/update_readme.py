@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Iterator
 
 from docs.methods import README, ROOT, between, with_methods
-from longtail.leaderboard import percent_with_std
 from longtail.params import load_params
-from longtail.results import lack, load
+from longtail.report.leaderboard import percent_with_std
+from longtail.report.results import lack, load
 
 BEGIN, END = "<!-- leaderboard: written by `make readme` from reports/leaderboard.md -->", "<!-- end of leaderboard -->"
 RESULTS_BEGIN, RESULTS_END = (

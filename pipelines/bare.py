@@ -51,7 +51,7 @@ def run_bare(root: Path, params: Path, words: Sequence[str], names: str | None, 
     for stage, row in _stages(folder, methods):
         _run_stage(root, folder, stage, row)
     results = root / "benchmarks" / "results" / variant.table.name
-    _start(root, folder, "longtail.results", str(results), *methods)
+    _start(root, folder, "longtail.report.results", str(results), *methods)
     (results / "params.yaml").write_text(variant.table.text)
     return results
 
@@ -69,7 +69,7 @@ def _take_split(run_folder: Path, folder: Path) -> None:
         UserError: there is none, or it is of other data.
     """
     from longtail.params import load_params
-    from longtail.results import data_of, differences
+    from longtail.report.results import data_of, differences
     from longtail.spec import InputError
 
     if not (run_folder / SPLIT / "classes.json").is_file():
@@ -117,7 +117,7 @@ def _run_stage(root: Path, folder: Path, stage: str, row: str) -> None:
 def _identity(folder: Path, stage: str, row: str) -> str:
     """Identify what a stage's outputs follow from: params and code."""
     from longtail.params import load_params
-    from longtail.results import data_of, recipe_of, stage_one_of
+    from longtail.report.results import data_of, recipe_of, stage_one_of
     from longtail.workspace import code_digest, digest_of
 
     params = load_params(folder / "params.yaml")

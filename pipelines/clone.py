@@ -9,8 +9,8 @@ The clone lies in the git-ignored .longtail/runs/<name>. It trains the code of H
 continues in the same clone. What SET changes gets a name and a clone of its own, such as
 cifar100_lt-imbalance_factor=50. METHODS runs some rows, in the same clone.
 
-The rows come back to benchmarks/results/<name>/ and stay there beside those of earlier runs (longtail.results). Other
-seeds of one recipe are other clones, but one table.
+The rows come back to benchmarks/results/<name>/ and stay there beside those of earlier runs (longtail.report.results).
+Other seeds of one recipe are other clones, but one table.
 """
 
 import os
@@ -168,8 +168,8 @@ def bring_back(clone: Path, results: Path, variant: Variant, methods: Sequence[s
     Raises:
         PipelineError: the rows could not be added.
     """
-    added = run([sys.executable, "-m", "longtail.results", str(results), *methods], clone, len, extra={})
-    if failure := failure_of(added, "longtail.results"):
+    added = run([sys.executable, "-m", "longtail.report.results", str(results), *methods], clone, len, extra={})
+    if failure := failure_of(added, "longtail.report.results"):
         raise failure
     (results / "params.yaml").write_text(variant.table.text)
     if not methods:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from longtail.data.inventory import Inventory
 from longtail.data.own_images import OwnImages
 from longtail.params import Params, load_params
-from longtail.retraining import Retraining
+from longtail.retraining.inventory import Inventory
+from longtail.retraining.settings import Retraining
 from longtail.spec import InputError
 from longtail.workspace import digest_of
 from pipelines.clone import ASSIGNMENT, RAW, check_code, git, link, share_cache, update_clone

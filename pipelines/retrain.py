@@ -28,12 +28,12 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from longtail.data.assignment import read_assignment
-from longtail.data.inventory import Changes, Inventory, changes, hold, problems, take_inventory
 from longtail.data.own_images import path_of
-from longtail.data.split_files import load_split
-from longtail.gate import Decision
-from longtail.held_out import compare
-from longtail.program import export
+from longtail.images.split_files import load_split
+from longtail.retraining.comparison import compare
+from longtail.retraining.gate import Decision
+from longtail.retraining.inventory import Changes, Inventory, changes, hold, problems, take_inventory
+from longtail.serving.exported_program import export
 from longtail.spec import InputError
 from longtail.tracking import candidates
 from longtail.tracking.candidates import PASSED, PROMOTED, REFUSED, Verdict

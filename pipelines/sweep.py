@@ -132,8 +132,8 @@ def show(sweep: Sweep, outcomes: Sequence[Outcome], about: Provenance) -> None:
 
 
 def _provenance(arguments: argparse.Namespace, root: Path) -> Provenance:
-    from longtail import provenance
-    from longtail.hardware import select_device
+    from longtail.report import provenance
+    from longtail.training.hardware import select_device
 
     hardware, params = provenance.hardware(select_device()), os.path.relpath(arguments.params.resolve(), root)
     return Provenance(params, arguments.score, arguments.test, arguments.jobs, provenance.commit(root), hardware)

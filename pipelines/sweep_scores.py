@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from longtail.data.split_files import load_split
 from longtail.evaluation import Metrics, evaluate, summarize
-from longtail.features import FeatureBank
+from longtail.features.bank import FeatureBank
+from longtail.images.split_files import load_split
 from longtail.models.classifier import Classifier
 from longtail.params import Params, load_params
 from longtail.spec import InputError

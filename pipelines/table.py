@@ -74,7 +74,7 @@ class Run:
 
     def is_done(self) -> bool:
         """Look whether the table has the row, by this recipe and seed."""
-        from longtail.results import lack, load
+        from longtail.report.results import lack, load
 
         rows = load(self.results)
         return not lack(rows, _params(self.variant), self.method) and str(self.seed) in rows[self.method]["seeds"]
@@ -274,8 +274,8 @@ def bring(root: Path, folder: Path) -> list[str]:
     Raises:
         UserError: the folder has no results.
     """
-    from longtail import results
     from longtail.params import load_params
+    from longtail.report import results
 
     tables = sorted(file.parent for file in (folder / RESULTS).glob("*/metrics.json"))
     if not tables:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longtail.features import FeatureBank, class_means
+from longtail.features.bank import FeatureBank, class_means
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
-from longtail.plans import Optimisation
-from longtail.training import Run
+from longtail.training.loop import Run
+from longtail.training.plans import Optimisation
 
 COUNTS = (40, 18, 9, 3, 1)
 CPU = torch.device("cpu")

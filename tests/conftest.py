@@ -7,7 +7,7 @@ import torch
 from hypothesis import settings
 
 import tiny
-from longtail.data.images import LongTailSplit
+from longtail.images.labeled import LongTailSplit
 from longtail.models.network import Network
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 import tiny
-from longtail.data.batches import Batch
 from longtail.learners.csa import CSA, CSAStep
+from longtail.loading.batches import Batch
 from longtail.losses.cross_entropy import CrossEntropy
-from longtail.objective import Objective
 from longtail.seeding import generator
+from longtail.training.objective import Objective
 
 Plane = list[list[float]]
 ROW: dict[str, Any] = {

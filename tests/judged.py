@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from longtail.gate import Answers, Check, Decision, Gate, judge
+from longtail.retraining.gate import Answers, Check, Decision, Gate, judge
 
 ANIMALS = ("cow", "dog", "elk", "fox", "gnu")
 GROUPS = {"many": ["cow", "dog"], "medium": ["elk"], "few": {"fox", "gnu"}}

@@ -10,7 +10,7 @@ import tiny
 from longtail.learners.plain import Plain
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.models.network import Network
-from longtail.objective import Objective, Reweighting
+from longtail.training.objective import Objective, Reweighting
 
 DRW = Reweighting(beta=0.99, start=0.5, divisor="weights")
 

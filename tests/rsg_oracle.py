@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import tiny
-from longtail.centre_estimation import ContrastiveModule
-from longtail.data.batches import Batch
+from longtail.learners.centre_estimation import ContrastiveModule
 from longtail.learners.rsg import RSG, RSGStep
+from longtail.loading.batches import Batch
 from longtail.losses.cross_entropy import CrossEntropy
-from longtail.objective import Objective, Reweighting
 from longtail.seeding import generator
+from longtail.training.objective import Objective, Reweighting
 
 ROW: dict[str, Any] = {
     "centres": 3,

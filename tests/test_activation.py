@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 import tiny
-from longtail.activation import activation_maps, min_max
+from longtail.models.activation import activation_maps, min_max
 from longtail.seeding import generator
 
 

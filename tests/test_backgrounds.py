@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longtail.backgrounds import background_masks, confident, enlarge, evaluating, evidence, usable
+from longtail.learners.backgrounds import background_masks, confident, enlarge, evaluating, evidence, usable
 from longtail.models.network import Network
 from longtail.seeding import generator
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtail.balanced_union import balanced_union
+from longtail.features.balanced_rows import balanced_union
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 63), st.integers(0, 9))

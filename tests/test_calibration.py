@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longtail.calibration import ClassStatistics, Support, draw_calibrated, rows_by_class, support_sets
+from longtail.features.statistics import ClassStatistics, Support, draw_calibrated, rows_by_class, support_sets
 
 Rows = list[list[float]]
 Moments = tuple[list[float], Rows]  # mean and covariance

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from longtail import client
-from longtail.client import Answer, Client, ClientError
+from longtail.serving import client
+from longtail.serving.client import Answer, Client, ClientError
 
 TRACED = {
     "message": "Encountered an unexpected error",

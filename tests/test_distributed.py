@@ -12,9 +12,9 @@ from torch.func import functional_call
 
 import together
 from longtail import distributed
-from longtail.data.batches import Batch
-from longtail.data.loading import read, read_share
-from longtail.training import History
+from longtail.loading.batches import Batch
+from longtail.loading.reading import read, read_share
+from longtail.training.loop import History
 from together import CASES, Case, train
 
 TESTS = Path(__file__).parent

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtail.empty_classes import ruled_out
+from longtail.features.empty_classes import ruled_out
 from longtail.models.classifier import Classifier
 
 WEIGHT = torch.arange(12.0).reshape(4, 3)

@@ -1,4 +1,4 @@
-"""`python -m longtail.export` with a folder; tracking/test_export_of_registered.py names models by their alias."""
+"""`python -m longtail.serving.export` with a folder; test_export_of_registered.py names models by their alias."""
 
 import json
 import sys
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import tiny
-from longtail import export as command
-from longtail.export import load
 from longtail.models import NetworkSpec
 from longtail.models.saved import NetworkDescription
-from longtail.prediction import Predictor, encode_png
-from longtail.program import TOLERANCE
+from longtail.serving import export as command
+from longtail.serving.export import load
+from longtail.serving.exported_program import TOLERANCE
+from longtail.serving.predictor import Predictor, encode_png
 from longtail.spec import InputError
 
 FILES = ("network.json", "weights.safetensors", "classifier.safetensors")

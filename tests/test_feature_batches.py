@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, same
-from longtail.data.sampling import Balanced
-from longtail.feature_batches import FeatureBatches, validation_accuracies, validation_row
-from longtail.features import FeatureBank
+from longtail.features.bank import FeatureBank
+from longtail.features.batches import FeatureBatches, validation_accuracies, validation_row
+from longtail.loading.sampling import Balanced
 from longtail.models.classifier import Classifier
 
 

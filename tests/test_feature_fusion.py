@@ -6,8 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longtail.activation import activation_maps, min_max
-from longtail.feature_fusion import class_masks, confusing_classes, draw_locations, drawable, fuse, specific_share
+from longtail.balancers.feature_fusion import (
+    class_masks,
+    confusing_classes,
+    draw_locations,
+    drawable,
+    fuse,
+    specific_share,
+)
+from longtail.models.activation import activation_maps, min_max
 from longtail.seeding import generator
 
 TAU_S, TAU_G = 0.8, 0.2

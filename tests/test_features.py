@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
-from longtail.data.augmentation import Augmentation
-from longtail.data.images import LabeledImages, LongTailSplit
-from longtail.features import ExtractSpec, FeatureBank, class_means, extract, features_of, validation_accuracy
+from longtail.features.bank import ExtractSpec, FeatureBank, class_means, extract, features_of, validation_accuracy
+from longtail.images.labeled import LabeledImages, LongTailSplit
+from longtail.loading.augmentation import Augmentation
 from longtail.models.network import Network
 from longtail.seeding import generator
 from longtail.spec import InputError

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from judged import GROUPS, IMAGES, POOL, SAME, Case, a_gate, answers, cases, check_of, decide, failed, models
-from longtail import gate as gate_module
-from longtail.gate import Answers, Gate, judge
+from longtail.retraining import gate as gate_module
+from longtail.retraining.gate import Answers, Gate, judge
 from longtail.spec import InputError
 from mutations import fails, mutate
 from test_evaluation import loop_calibration_error

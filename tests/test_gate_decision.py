@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 
 from judged import ANIMALS, POOL, SAME, Case, a_gate, answers, cases, check_of, decide, failed
-from longtail.gate import judge
+from longtail.retraining.gate import judge
 
 
 def test_a_refusal_names_the_group_and_its_interval() -> None:

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banks import make_bank, make_run
-from longtail.grid import Grid, choose_tau
+from longtail.features.grid import Grid, choose_tau
 from longtail.models.classifier import Classifier
 from longtail.spec import InputError
-from longtail.training import History
+from longtail.training.loop import History
 
 ZERO_TO_FOUR = Grid(start=0, stop=4, step=1)
 

@@ -7,10 +7,10 @@ import torch
 from torch._dynamo.utils import counters
 
 import tiny
-from longtail import hardware
 from longtail.params import load_params
-from longtail.plans import Plan
 from longtail.spec import InputError
+from longtail.training import hardware
+from longtail.training.plans import Plan
 
 PLAN = load_params(Path(__file__).parent.parent / "params.yaml").plan
 CPU = torch.device("cpu")

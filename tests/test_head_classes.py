@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from longtail.head_classes import Largest, ManyShot, Share
+from longtail.features.head_classes import Largest, ManyShot, Share
 
 
 def _exponential(largest: int, num_classes: int, imbalance: int) -> torch.Tensor:

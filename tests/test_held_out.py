@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import tiny
-from longtail import held_out
-from longtail.data.images import LabeledImages, LongTailSplit
 from longtail.evaluation import EvaluationSpec
-from longtail.gate import Allowances, Gate
-from longtail.held_out import answers_of, compare
+from longtail.images.labeled import LabeledImages, LongTailSplit
 from longtail.models.classifier import Classifier
-from longtail.prediction import Predictor, encode_png
+from longtail.retraining import comparison as held_out
+from longtail.retraining.comparison import answers_of, compare
+from longtail.retraining.gate import Allowances, Gate
+from longtail.serving.predictor import Predictor, encode_png
 from longtail.spec import InputError
 from test_prediction import make_predictor
 

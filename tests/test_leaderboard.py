@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from longtail.data.images import LongTailSplit
-from longtail.data.split_files import save_split
 from longtail.evaluation import EvaluationSpec, Summary
-from longtail.leaderboard import Published, Summaries, markdown, render, save_metrics
+from longtail.images.labeled import LongTailSplit
+from longtail.images.split_files import save_split
 from longtail.params import load_params
-from longtail.provenance import Provenance
+from longtail.report.leaderboard import Published, Summaries, markdown, render, save_metrics
+from longtail.report.provenance import Provenance
 from longtail.stages import report as report_stage
 from longtail.stages.job import Job
 from longtail.tracking import StageRun

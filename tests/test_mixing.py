@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import oracles
+from longtail.learners.mixing import blend, draw_partners, draw_share, mixed_objective, share_while
 from longtail.learners.mixup import Mixup
 from longtail.losses.am_softmax import AMSoftmax
 from longtail.losses.balanced_softmax import BalancedSoftmax
@@ -17,7 +18,6 @@ from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.focal import Focal
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.losses.ldam import LDAM
-from longtail.mixing import blend, draw_partners, draw_share, mixed_objective, share_while
 from longtail.seeding import generator
 from mixed import DRW, at, differ, make_objective, make_step
 from tiny import COUNTS

@@ -18,8 +18,8 @@ from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.focal import Focal
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.losses.ldam import LDAM
-from longtail.objective import Objective, Reweighting
 from longtail.seeding import generator
+from longtail.training.objective import Objective, Reweighting
 from oracles import (
     adjusted_cross_entropy,
     am_softmax,

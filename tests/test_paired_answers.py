@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from judged import ANIMALS, GROUPS, IMAGES, SAME, a_gate, answers, check_of, decide, models
-from longtail.gate import judge
-from longtail.paired_answers import interval, pair, resampled_gains
+from longtail.retraining.bootstrap import interval, pair, resampled_gains
+from longtail.retraining.gate import judge
 from longtail.seeding import generator
 from mutations import fails, mutate
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from longtail.data.sampling import Deferred
+from longtail.loading.sampling import Deferred
 from longtail.params import Params, load_params
 from longtail.spec import InputError
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tiny
-from longtail.data.images import ImageFiles, LabeledImages, LongTailSplit
 from longtail.data.split import build_split
-from longtail.features import features_of
+from longtail.features.bank import features_of
+from longtail.images.labeled import ImageFiles, LabeledImages, LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.saved import NetworkDescription, save_weights
 from longtail.params import load_params
-from longtail.prediction import BATCH, Predictor, Served, encode_png, example_image, gather
 from longtail.seeding import generator
+from longtail.serving.predictor import BATCH, Predictor, Served, encode_png, example_image, gather
 from longtail.spec import InputError
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"

@@ -18,17 +18,17 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from longtail.balancers import Balancer
-from longtail.data.augmentation import Augmentation
-from longtail.data.batches import ImageBatches
-from longtail.data.images import LabeledImages, LongTailSplit
-from longtail.features import ExtractSpec, extract
+from longtail.features.bank import ExtractSpec, extract
+from longtail.images.labeled import LabeledImages, LongTailSplit
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.batches import ImageBatches
 from longtail.models.network import Network
 from longtail.models.saved import NetworkDescription
-from longtail.objective import Objective
 from longtail.params import Params, Representation, load_params
-from longtail.plans import Plan
 from longtail.seeding import generator
-from longtail.training import Run
+from longtail.training.loop import Run
+from longtail.training.objective import Objective
+from longtail.training.plans import Plan
 from pipelines.variants import read_variant
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"

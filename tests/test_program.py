@@ -16,9 +16,9 @@ from longtail.models import NetworkSpec
 from longtail.models.classifier import Classifier, CosineClassifier
 from longtail.models.network import Network
 from longtail.models.saved import NetworkDescription
-from longtail.prediction import Predictor, encode_png
-from longtail.program import DESCRIPTION, TOLERANCE, export
 from longtail.seeding import generator, seeded
+from longtail.serving.exported_program import DESCRIPTION, TOLERANCE, export
+from longtail.serving.predictor import Predictor, encode_png
 from longtail.spec import InputError
 
 # Argument: a folder with images.pt and programs. Writes what each program says of batches of 7 and of 1.

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from longtail.data.images import LabeledImages, LongTailSplit
-from longtail.provenance import commit, describe, hardware, versions
+from longtail.images.labeled import LabeledImages, LongTailSplit
+from longtail.report.provenance import commit, describe, hardware, versions
 
 
 def git(root: Path, *arguments: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from longtail.params import Params
-from longtail.results import add, bring, differences, lack, load, recipe_of
+from longtail.report.results import add, bring, differences, lack, load, recipe_of
 
 pytest_plugins = ["tracking_fixtures"]
 
@@ -188,7 +188,7 @@ def test_a_row_of_other_images_is_replaced(run: Path, params: Params) -> None:
 
 def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    words = [sys.executable, "-m", "longtail.results", *arguments]
+    words = [sys.executable, "-m", "longtail.report.results", *arguments]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

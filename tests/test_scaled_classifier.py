@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from longtail.features.scaled_classifier import LearningRates, ScaledClassifier
 from longtail.models.classifier import Classifier
-from longtail.scaled_classifier import LearningRates, ScaledClassifier
 
 
 def _scaled(unit_norm: bool = False, fc: float = 0.2, lws: float = 1.0) -> ScaledClassifier:

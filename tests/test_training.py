@@ -19,11 +19,11 @@ from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
-from longtail.objective import Objective, Reweighting
-from longtail.plans import ConstantSchedule, CosineSchedule, Optimisation, Plan, Schedule, StepSchedule
 from longtail.seeding import generator, seeded
 from longtail.spec import InputError
-from longtail.training import History, Run, fit
+from longtail.training.loop import History, Run, fit
+from longtail.training.objective import Objective, Reweighting
+from longtail.training.plans import ConstantSchedule, CosineSchedule, Optimisation, Plan, Schedule, StepSchedule
 
 CPU = torch.device("cpu")
 LDAM_STEPS = StepSchedule(milestones=(0.8, 0.9), gamma=0.01)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from longtail.data.images import LabeledImages, LongTailSplit
+from longtail.images.labeled import LabeledImages, LongTailSplit
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network, Normalize
 from longtail.seeding import generator, seeded

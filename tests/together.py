@@ -10,20 +10,20 @@ import torch
 from torch import nn
 
 import tiny
-from longtail.data.augmentation import Augmentation
-from longtail.data.batches import Batch, ImageBatches
-from longtail.data.images import LabeledImages
-from longtail.data.sampling import Sampler
 from longtail.distributed import joined, meet, rank
+from longtail.images.labeled import LabeledImages
 from longtail.learners.plain import Plain
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.batches import Batch, ImageBatches
+from longtail.loading.sampling import Sampler
 from longtail.losses import Loss
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models import NetworkSpec, build_network
 from longtail.models.network import Network
-from longtail.objective import Objective, Reweighting
-from longtail.plans import Optimisation
-from longtail.training import History, Run, fit
+from longtail.training.loop import History, Run, fit
+from longtail.training.objective import Objective, Reweighting
+from longtail.training.plans import Optimisation
 
 CPU = torch.device("cpu")
 EPOCHS = 4

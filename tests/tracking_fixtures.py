@@ -13,16 +13,16 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
-from tracked import EPOCHS
 
 import tiny
-from longtail.data.split_files import save_split
 from longtail.evaluation import Predictions, evaluate, metrics_document, save_predictions
-from longtail.features import features_of
-from longtail.leaderboard import save_metrics
+from longtail.features.bank import features_of
+from longtail.images.split_files import save_split
 from longtail.models.classifier import Classifier
 from longtail.models.saved import NetworkDescription, save_weights
 from longtail.params import Params, load_params
+from longtail.report.leaderboard import save_metrics
+from tracked import EPOCHS
 
 ROOT = Path(__file__).parents[1]
 TRACKING_VARIABLES = ("LONGTAIL_", "MLFLOW_", "DVC_", "DO_NOT_TRACK", "GIT_")

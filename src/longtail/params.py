@@ -8,17 +8,17 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from longtail.balancers import Balancer
-from longtail.data.sampling import Balanced, Sampler
 from longtail.data.sources import Source
 from longtail.evaluation import EvaluationSpec, Metric
-from longtail.features import ExtractSpec
+from longtail.features.bank import ExtractSpec
 from longtail.learners import Learner
+from longtail.loading.sampling import Balanced, Sampler
 from longtail.losses import Loss
 from longtail.models import NetworkSpec
-from longtail.objective import Reweighting
-from longtail.plans import Plan
-from longtail.retraining import Retraining
+from longtail.retraining.settings import Retraining
 from longtail.spec import InputError, Member, Spec
+from longtail.training.objective import Reweighting
+from longtail.training.plans import Plan
 
 RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a stage name, a folder and a table row
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -9,12 +9,12 @@ from pydantic import TypeAdapter
 
 from banks import CPU, biased_network, copied, make_bank, make_plan, make_run, same
 from longtail.balancers import Balancer
-from longtail.data.augmentation import Augmentation
-from longtail.data.images import LongTailSplit
-from longtail.features import ExtractSpec, FeatureBank, extract, features_of
+from longtail.features.bank import ExtractSpec, FeatureBank, extract, features_of
+from longtail.images.labeled import LongTailSplit
+from longtail.loading.augmentation import Augmentation
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.training import History
+from longtail.training.loop import History
 from trained import trained_network
 from unions import members, name_of
 

@@ -8,11 +8,11 @@ import torch
 
 from banks import biased_network, copied, make_bank, make_plan, make_run, same
 from longtail.balancers.crt import CRT
-from longtail.data.images import LongTailSplit
-from longtail.features import FeatureBank
+from longtail.features.bank import FeatureBank
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.training import History, Run
+from longtail.training.loop import History, Run
 
 SAMPLERS = ("class_balanced", "class_aware")
 

@@ -12,16 +12,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, make_run, same
+from longtail.balancers.confidence import Confidence
+from longtail.balancers.feature_generator import GeneratedBatch, GeneratedBatches
 from longtail.balancers.glag import GLAG, Distillation, GLAGStep, distillation_loss
-from longtail.confidence import Confidence
-from longtail.data.images import LongTailSplit
-from longtail.feature_generator import GeneratedBatch, GeneratedBatches
-from longtail.features import FeatureBank
+from longtail.features.bank import FeatureBank
+from longtail.features.scaled_classifier import LearningRates
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier, CosineClassifier
 from longtail.models.network import Network
-from longtail.scaled_classifier import LearningRates
 from longtail.spec import InputError
-from longtail.training import History, Run
+from longtail.training.loop import History, Run
 
 ADAPTIVE: dict[str, Any] = {
     "compare": "previous",

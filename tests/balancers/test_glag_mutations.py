@@ -14,14 +14,14 @@ import test_balanced_union
 import test_calibration
 import test_confidence
 import test_feature_generator
-from longtail.balanced_union import balanced_union
+from longtail.balancers.confidence import Adaptation, Confidence, SignRule
+from longtail.balancers.feature_generator import GeneratedBatches
 from longtail.balancers.glag import GLAG, GLAGStep, distillation_loss
-from longtail.calibration import ClassStatistics, _factor, draw_calibrated, support_sets
-from longtail.confidence import Adaptation, Confidence, SignRule
-from longtail.data.images import LongTailSplit
-from longtail.feature_generator import GeneratedBatches
+from longtail.features.balanced_rows import balanced_union
+from longtail.features.scaled_classifier import ScaledClassifier
+from longtail.features.statistics import ClassStatistics, _factor, draw_calibrated, support_sets
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
-from longtail.scaled_classifier import ScaledClassifier
 from mutations import fails, mutate
 
 Compare = Callable[[], None]

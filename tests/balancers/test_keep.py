@@ -5,7 +5,7 @@ from torch import nn
 
 from banks import biased_network, copied, make_bank, make_run, same
 from longtail.balancers.keep import Keep
-from longtail.data.images import LongTailSplit
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import CosineClassifier
 from longtail.models.network import Network
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from banks import COUNTS, biased_network, make_bank, make_run
 from longtail.balancers.logit_adjustment import LogitAdjustment, adjusted
-from longtail.data.images import LongTailSplit
-from longtail.features import FeatureBank
+from longtail.features.bank import FeatureBank
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier, CosineClassifier
 from longtail.models.network import Network
 from longtail.spec import InputError

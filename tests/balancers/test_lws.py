@@ -12,11 +12,11 @@ import oracles
 from banks import biased_network, make_bank, make_plan, make_run
 from longtail.balancers.lws import LWS, ScaleStep
 from longtail.balancers.tau_norm import normalised
-from longtail.data.images import LongTailSplit
-from longtail.feature_batches import FeatureBatch
+from longtail.features.batches import FeatureBatch
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier, CosineClassifier, LinearClassifier
 from longtail.models.network import Network
-from longtail.training import History
+from longtail.training.loop import History
 
 NO_DRAWS = torch.Generator()
 

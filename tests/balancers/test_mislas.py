@@ -13,14 +13,14 @@ from banks import CPU, make_bank, make_plan, make_run
 from longtail.balancers.crt import ClassifierStep
 from longtail.balancers.lws import ScaleStep
 from longtail.balancers.mislas import ClassAwareBatches, MiSLAS, MiSLASStep, batch_norms, statistics_of
-from longtail.data.images import LabeledImages, LongTailSplit
-from longtail.data.loading import Batch
-from longtail.feature_batches import FeatureBatch, validation_accuracies
-from longtail.features import FeatureBank, features_of
+from longtail.features.bank import FeatureBank, features_of
+from longtail.features.batches import FeatureBatch, validation_accuracies
+from longtail.images.labeled import LabeledImages, LongTailSplit
+from longtail.loading.reading import Batch
 from longtail.models.classifier import Classifier, CosineClassifier, LinearClassifier
 from longtail.models.network import Network
 from longtail.spec import InputError
-from longtail.training import History, fit
+from longtail.training.loop import History, fit
 from trained import trained_network
 
 AUGMENTATION = {"crop": "none", "pad": 0, "flip": True, "jitter": 0.3, "policy": "none", "cutout": 0}

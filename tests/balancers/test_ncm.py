@@ -8,8 +8,8 @@ import torch
 
 from banks import biased_network, make_bank, make_run
 from longtail.balancers.ncm import NCM
-from longtail.data.images import LongTailSplit
-from longtail.features import FeatureBank
+from longtail.features.bank import FeatureBank
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 
 SPACES, METRICS = ("raw", "unit", "centred_unit"), ("cosine", "euclidean")

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 import tiny
 from banks import CPU, make_plan, make_run
 from longtail.balancers.ofa import OFA, FusionBatches, FusionStep
-from longtail.data.augmentation import Augmentation
-from longtail.data.loading import Batch
-from longtail.features import ExtractSpec, FeatureBank, extract
+from longtail.features.bank import ExtractSpec, FeatureBank, extract
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.reading import Batch
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
 from longtail.seeding import generator
 from longtail.spec import InputError
-from longtail.training import History
+from longtail.training.loop import History
 from test_feature_fusion import TAU_G, TAU_S, fused_oracle
 from trained import trained_network
 

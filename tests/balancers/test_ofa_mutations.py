@@ -7,8 +7,9 @@ import pytest
 import test_ofa
 
 import test_feature_fusion
-from longtail import activation, feature_fusion
+from longtail.balancers import feature_fusion
 from longtail.balancers.ofa import FusionBatches, FusionStep
+from longtail.models import activation
 from mutations import fails, mutate
 
 Mutation = tuple[Callable[..., Any], str, str]

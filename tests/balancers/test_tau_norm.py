@@ -9,13 +9,13 @@ from torch import nn
 
 from banks import biased_network, copied, make_bank, make_run, same
 from longtail.balancers.tau_norm import TauNorm, normalised
-from longtail.data.images import LongTailSplit
-from longtail.features import FeatureBank
-from longtail.grid import Grid
+from longtail.features.bank import FeatureBank
+from longtail.features.grid import Grid
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier, CosineClassifier, LinearClassifier
 from longtail.models.network import Network
 from longtail.spec import InputError
-from longtail.training import History
+from longtail.training.loop import History
 
 GRID = {"start": 0.0, "stop": 2.0, "step": 0.1}
 

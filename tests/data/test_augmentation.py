@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torchvision.transforms import functional
 
-from longtail.data.augmentation import Augmentation, color_jitter, cutout
+from longtail.loading.augmentation import Augmentation, color_jitter, cutout
 from longtail.seeding import generator
 
 OFF: dict[str, Any] = {"crop": "none", "pad": 0, "flip": False, "jitter": 0.0, "policy": "none", "cutout": 0}

@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode
 from torchvision.transforms.autoaugment import _apply_op
 
-from longtail.data.autoaugment import DRAWS, LEVELS, OPERATIONS, POLICY, autoaugment, magnitude
+from longtail.loading.autoaugment import DRAWS, LEVELS, OPERATIONS, POLICY, autoaugment, magnitude
 from longtail.seeding import generator
 
 THEIRS = AutoAugment(AutoAugmentPolicy.CIFAR10)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from longtail.data.augmentation import Augmentation
-from longtail.data.batches import Batch, ImageBatches, augmented_batches, clean_batches
-from longtail.data.decoding import decode
-from longtail.data.images import ImageFiles, LabeledImages
-from longtail.data.loading import CHUNK_BYTES
-from longtail.data.sampling import Balanced, Sampler, epoch_indices, epoch_length
+from longtail.images.decoding import decode
+from longtail.images.labeled import ImageFiles, LabeledImages
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.batches import Batch, ImageBatches, augmented_batches, clean_batches
+from longtail.loading.reading import CHUNK_BYTES
+from longtail.loading.sampling import Balanced, Sampler, epoch_indices, epoch_length
 from longtail.seeding import generator
 from longtail.spec import InputError
 from photos import write_photos

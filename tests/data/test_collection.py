@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from longtail.data.assignment import Side
-from longtail.data.collection import SHOWN, Inventory, Row, changes
+from longtail.retraining.collection import SHOWN, Inventory, Row, changes
 from longtail.spec import InputError
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional
 
-from longtail.data.colour import adjust_brightness, adjust_contrast, adjust_saturation, adjust_sharpness
+from longtail.loading.colour import adjust_brightness, adjust_contrast, adjust_saturation, adjust_sharpness
 from longtail.seeding import generator
 
 OPERATIONS = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop, functional
 
-from longtail.data.cropping import CROP_DRAWS, crop_box, pad_crop, resized_crop
+from longtail.images.cropping import CROP_DRAWS, crop_box, pad_crop, resized_crop
 from longtail.seeding import generator, seeded
 
 SCALE, RATIO = [0.08, 1.0], [3 / 4, 4 / 3]

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from longtail.data.cropping import CROP_DRAWS, resized_crop
-from longtail.data.decoding import decode, decode_bytes, to_tensor
+from longtail.images.cropping import CROP_DRAWS, resized_crop
+from longtail.images.decoding import decode, decode_bytes, to_tensor
 from longtail.seeding import generator
 from longtail.spec import InputError
 

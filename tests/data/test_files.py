@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import photos
-from longtail.data.decoding import decode
 from longtail.data.files import candidates, check_images, find, hash_files, read_images
-from longtail.data.images import ImageFiles
+from longtail.images.decoding import decode
+from longtail.images.labeled import ImageFiles
 from longtail.spec import InputError
 
 

@@ -9,10 +9,10 @@ import torch
 
 import photos
 from longtail.data.assignment import read_assignment
-from longtail.data.decoding import decode
 from longtail.data.image_folder import ImageFolder
-from longtail.data.images import ImageFiles, LongTailSplit
 from longtail.data.split import build_split
+from longtail.images.decoding import decode
+from longtail.images.labeled import ImageFiles, LongTailSplit
 from longtail.spec import InputError
 
 GOOD: dict[str, Any] = {"path": "data/raw/mine", **photos.OWN}

@@ -8,8 +8,8 @@ import pytest
 import photos
 from longtail.data.assignment import read_assignment
 from longtail.data.image_list import ImageList
-from longtail.data.images import LongTailSplit
 from longtail.data.split import build_split
+from longtail.images.labeled import LongTailSplit
 from longtail.spec import InputError
 
 GOOD: dict[str, Any] = {

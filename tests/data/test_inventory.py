@@ -11,9 +11,9 @@ import photos
 from longtail.data.assignment import Side, read_assignment, write_assignment
 from longtail.data.image_folder import ImageFolder
 from longtail.data.image_list import ImageList
-from longtail.data.inventory import changes, hold, problems, take_inventory
 from longtail.data.own_images import OwnImages
 from longtail.data.split import build_split
+from longtail.retraining.inventory import changes, hold, problems, take_inventory
 from longtail.spec import InputError
 
 DAY_ONE = {"ant": 60, "bee": 20, "cat": 3}

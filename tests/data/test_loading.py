@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from longtail.data.loading import MOST_WORKERS, TINY, worker_count
+from longtail.loading.reading import MOST_WORKERS, TINY, worker_count
 from longtail.spec import InputError
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import photos
-from longtail.data.images import ImageFiles
 from longtail.data.own_images import OwnImages, check_classes, content_keys, read_listing
+from longtail.images.labeled import ImageFiles
 from longtail.spec import InputError
 
 GOOD: dict[str, Any] = {"path": "mine", **photos.OWN}

@@ -9,7 +9,7 @@ import pytest
 import photos
 from longtail.data.image_folder import ImageFolder
 from longtail.data.image_list import ImageList
-from longtail.data.places import Place, Places, find_places
+from longtail.retraining.places import Place, Places, find_places
 from longtail.spec import InputError
 
 HELD_OUT: dict[str, Any] = {"test_per_class": 5, "validation": {"source": "holdout", "per_class": 5}}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from longtail.data.images import ImageFiles, LabeledImages
 from longtail.data.pools import index_key, official, take
+from longtail.images.labeled import ImageFiles, LabeledImages
 
 
 def test_taking_keeps_images_labels_and_ids_together() -> None:

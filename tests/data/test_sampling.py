@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from longtail.data.sampling import (
+from longtail.loading.sampling import (
     Balanced,
     BalancedSampler,
     Deferred,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from longtail.data.images import ImageFiles, LabeledImages, LongTailSplit
-from longtail.data.split_files import load_split, save_split
+from longtail.images.labeled import ImageFiles, LabeledImages, LongTailSplit
+from longtail.images.split_files import load_split, save_split
 from longtail.spec import InputError
 
 

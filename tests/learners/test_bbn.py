@@ -14,14 +14,14 @@ from torch import Tensor
 import forked
 import tiny
 from csa_oracle import batches, cross_entropy
-from longtail.data.batches import Batch
 from longtail.learners.bbn import BBN, BBNStep, adaptor
+from longtail.loading.batches import Batch
 from longtail.models import NetworkSpec, build_network
 from longtail.models.fork import BACKBONES, Fork
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.seeding import generator
 from longtail.spec import InputError
+from longtail.training.objective import Objective
 from mixed import DRW, agree, at, copy_of, differ, make_objective
 
 

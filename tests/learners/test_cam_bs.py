@@ -14,13 +14,13 @@ from torch import Tensor
 
 import tiny
 from csa_oracle import batches, cross_entropy, mean
-from longtail.data.augmentation import Augmentation
-from longtail.data.batches import Batch, ImageBatches
 from longtail.learners.cam_bs import DRAWS, CamBS, CamBSStep, foreground, generated_share, paste, sources
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.batches import Batch, ImageBatches
 from longtail.models.network import Network
-from longtail.plans import CosineSchedule, Optimisation
 from longtail.seeding import generator
-from longtail.training import Run, fit
+from longtail.training.loop import Run, fit
+from longtail.training.plans import CosineSchedule, Optimisation
 from mixed import agree, at, copy_of, make_objective, make_step, plain_step
 
 CODE = CamBS(threshold=0.75)

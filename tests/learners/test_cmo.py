@@ -13,9 +13,9 @@ from torch import Tensor
 
 import tiny
 from csa_oracle import batches, cross_entropy, mean
-from longtail.data.batches import Batch
 from longtail.learners import cmo
 from longtail.learners.cmo import CMO, Box, background_share, draw_box, inside, paste
+from longtail.loading.batches import Batch
 from longtail.losses.ldam import LDAM
 from longtail.models.network import Network
 from longtail.seeding import generator

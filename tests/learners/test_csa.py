@@ -10,15 +10,15 @@ from torch import Tensor
 
 import tiny
 from csa_oracle import ROW, STEPS, batches, compare, make_step, row
-from longtail.data.batches import Batch
 from longtail.learners import Learner
 from longtail.learners.csa import CSA, CSAStep, mix, second_classifier
 from longtail.learners.plain import Plain
+from longtail.loading.batches import Batch
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.seeding import generator
+from longtail.training.objective import Objective
 
 MIXUP = {"alpha": 1.0, "until": 0.7}
 VARIANTS: dict[str, dict[str, Any]] = {

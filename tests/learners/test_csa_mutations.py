@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from csa_oracle import compare, row
-from longtail import backgrounds
-from longtail.activation import activation_maps
-from longtail.context_bank import ContextBank
-from longtail.learners import csa
+from longtail.learners import backgrounds, csa
+from longtail.learners.context_bank import ContextBank
 from longtail.learners.csa import CSA, CSAStep
+from longtail.models.activation import activation_maps
 from longtail.models.classifier import LinearClassifier
 
 PAPER = row()

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 import forked
 import tiny
-from longtail.data.augmentation import Augmentation
-from longtail.data.batches import Batch, ImageBatches
-from longtail.data.sampling import Sampler
 from longtail.learners import Learner
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.batches import Batch, ImageBatches
+from longtail.loading.sampling import Sampler
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.network import Network
-from longtail.objective import Objective, Reweighting
-from longtail.plans import CosineSchedule, Optimisation
 from longtail.seeding import generator
-from longtail.training import History, Run, fit
+from longtail.training.loop import History, Run, fit
+from longtail.training.objective import Objective, Reweighting
+from longtail.training.plans import CosineSchedule, Optimisation
 from unions import members, name_of
 
 # At least one row per member, with the samplers that it takes.

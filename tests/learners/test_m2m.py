@@ -14,15 +14,15 @@ from torch import Tensor
 
 import tiny
 from csa_oracle import batches, cross_entropy, mean
-from longtail.data.augmentation import Augmentation
-from longtail.data.batches import Batch, ImageBatches
 from longtail.learners.m2m import M2m, M2mStep, draw_noise, draw_seeds, unit
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.batches import Batch, ImageBatches
 from longtail.losses.ldam import LDAM
 from longtail.models.network import Network
-from longtail.objective import Objective
-from longtail.plans import CosineSchedule, Optimisation
 from longtail.seeding import generator
-from longtail.training import Run, fit
+from longtail.training.loop import Run, fit
+from longtail.training.objective import Objective
+from longtail.training.plans import CosineSchedule, Optimisation
 from mixed import DRW, agree, at, differ, make_objective, plain_step
 
 CODE: dict[str, Any] = {

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import tiny
 from csa_oracle import batches, cross_entropy, mean
-from longtail.data.batches import Batch
 from longtail.learners.mixup import Mixup
+from longtail.loading.batches import Batch
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.losses.ldam import LDAM
 from longtail.models.network import Network

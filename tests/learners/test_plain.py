@@ -3,14 +3,14 @@
 import torch
 from torch.nn import functional as F
 
-from longtail.data.batches import Batch
-from longtail.data.images import LongTailSplit
+from longtail.images.labeled import LongTailSplit
 from longtail.learners.plain import Plain
+from longtail.loading.batches import Batch
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.network import Network
-from longtail.objective import Objective, Reweighting
 from longtail.seeding import generator
+from longtail.training.objective import Objective, Reweighting
 
 GENERATOR = generator(0, "unused")
 

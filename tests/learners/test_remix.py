@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from csa_oracle import batches, cross_entropy, mean
-from longtail.data.batches import Batch
 from longtail.learners.mixup import Mixup
 from longtail.learners.remix import Remix, label_shares
+from longtail.loading.batches import Batch
 from longtail.losses.ldam import LDAM
 from longtail.models.network import Network
 from longtail.seeding import generator

@@ -9,20 +9,20 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 import tiny
-from longtail.data.augmentation import Augmentation
-from longtail.data.batches import Batch, ImageBatches
 from longtail.learners import Learner
 from longtail.learners.plain import Plain
 from longtail.learners.rsg import RSG, RSGStep
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.batches import Batch, ImageBatches
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.ldam import LDAM
 from longtail.models.classifier import CosineClassifier
 from longtail.models.network import Network
-from longtail.objective import Objective
-from longtail.plans import CosineSchedule, Optimisation
 from longtail.seeding import generator
 from longtail.spec import InputError
-from longtail.training import History, Run, fit
+from longtail.training.loop import History, Run, fit
+from longtail.training.objective import Objective
+from longtail.training.plans import CosineSchedule, Optimisation
 from rsg_oracle import ROW, STEPS, compare, make_batch, make_step, row
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from longtail.centre_estimation import Centres, ContrastiveModule
-from longtail.head_tail_pairs import head_classes, pairs
-from longtail.learners.rsg import RSG, RSGStep
-from longtail.objective import Objective
-from longtail.rare_sample_generator import (
+from longtail.learners.centre_estimation import Centres, ContrastiveModule
+from longtail.learners.head_tail_pairs import head_classes, pairs
+from longtail.learners.rare_sample_generator import (
     RareSampleGenerator,
     contrast_loss,
     direction_loss,
     length_loss,
     vectors,
 )
+from longtail.learners.rsg import RSG, RSGStep
+from longtail.training.objective import Objective
 from mutations import mutate
 from rsg_oracle import compare, row
 

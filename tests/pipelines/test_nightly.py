@@ -10,7 +10,7 @@ import yaml
 import photos
 from clones import ROOT
 from longtail.data.assignment import write_assignment
-from longtail.data.inventory import take_inventory
+from longtail.retraining.inventory import take_inventory
 from pipelines.clone import ASSIGNMENT
 from pipelines.failures import PipelineError, UserError
 from pipelines.nightly import INVENTORY, LINK, plan_night

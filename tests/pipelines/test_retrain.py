@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import State
 
 import photos
-from longtail.data.inventory import hold
+from longtail.retraining.inventory import hold
 from longtail.tracking.registry import open_registry
 from pipelines.failures import PipelineError, UserError
 from pipelines.retrain import main, retrain

@@ -11,7 +11,7 @@ import yaml
 from small_project import REPOSITORY
 
 from banks import biased_network, make_bank
-from longtail.features import FeatureBank
+from longtail.features.bank import FeatureBank
 from longtail.models.network import Network
 from longtail.params import Params, load_params
 from longtail.spec import InputError

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from small_project import REPOSITORY, git
 
-from longtail.results import load
+from longtail.report.results import load
 from pipelines.bare import _identity, _take_split
 from pipelines.failures import UserError
 from pipelines.table import Estimate, wanted

@@ -15,9 +15,9 @@ from remote_project import METHOD, STAGES
 from servers import S3, VARIABLES, MLflow
 
 from clones import Clone
-from longtail.data.split_files import load_split
 from longtail.evaluation import load_predictions
-from longtail.prediction import encode_png
+from longtail.images.split_files import load_split
+from longtail.serving.predictor import encode_png
 
 pytest_plugins = ["remote_fixtures"]
 pytestmark = pytest.mark.services

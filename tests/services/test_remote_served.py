@@ -19,10 +19,10 @@ from servers import MLflow
 from torch import Tensor
 
 from clones import Clone
-from longtail.client import Client, ClientError
-from longtail.data.split_files import load_split
 from longtail.evaluation import load_predictions
-from longtail.prediction import Predictor, encode_png, gather
+from longtail.images.split_files import load_split
+from longtail.serving.client import Client, ClientError
+from longtail.serving.predictor import Predictor, encode_png, gather
 
 pytest_plugins = ["remote_fixtures"]
 pytestmark = pytest.mark.services
@@ -181,7 +181,7 @@ def test_a_broken_image_is_named_and_the_server_lives_on(
 
 def test_the_command_prints_the_recorded_class(champion: Client, digits: Digits, tmp_path: Path) -> None:
     (tmp_path / "digit.png").write_bytes(digits.encoded()[0])
-    command = [sys.executable, "-m", "longtail.client", "--url", champion.url, "--top", "1", "digit.png"]
+    command = [sys.executable, "-m", "longtail.serving.client", "--url", champion.url, "--top", "1", "digit.png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     best = digits.recorded[METHOD][0].max(0)
     assert (done.returncode, done.stdout) == (0, f"digit.png: {digits.classes[int(best[1])]} {float(best[0]):.3f}\n")

@@ -12,11 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from longtail.data.images import LongTailSplit
-from longtail.data.split_files import save_split
 from longtail.evaluation import load_predictions
-from longtail.features import features_of
-from longtail.hardware import select_device
+from longtail.features.bank import features_of
+from longtail.images.labeled import LongTailSplit
+from longtail.images.split_files import save_split
 from longtail.models import NetworkSpec
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
@@ -25,6 +24,7 @@ from longtail.params import Params, load_params
 from longtail.stages.evaluate import evaluate_method, features_for, parameters_of
 from longtail.stages.job import Job
 from longtail.tracking import stage_run
+from longtail.training.hardware import select_device
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 SAVED = torch.rand((20, 4), generator=torch.Generator().manual_seed(0))  # no network's features

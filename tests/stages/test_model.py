@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from clones import Clone
-from longtail.data.split_files import load_split
 from longtail.evaluation import load_predictions
-from longtail.prediction import encode_png
+from longtail.images.split_files import load_split
+from longtail.serving.predictor import encode_png
 
 pytest_plugins = ["clone_fixtures"]
 

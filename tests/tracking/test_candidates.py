@@ -8,13 +8,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests.exceptions import ConnectTimeout
-from tracked import Recorded, run_stage
 
 from longtail.params import Params
 from longtail.tracking import candidates
 from longtail.tracking.candidates import Verdict, is_settled, log_verdict, register_trained, say_verdict
 from longtail.tracking.outputs import Outputs
 from longtail.tracking.registry import Registry, open_registry
+from tracked import Recorded, run_stage
 
 pytest_plugins = ["tracking_fixtures"]
 

@@ -1,18 +1,18 @@
-"""`python -m longtail.export models:/NAME@ALIAS`: the model that the registry holds under that alias."""
+"""`python -m longtail.serving.export models:/NAME@ALIAS`: the model that the registry holds under that alias."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from tracked import Recorded, run_stage
 
-from longtail.export import load
 from longtail.params import Params
-from longtail.prediction import gather
+from longtail.serving.export import load
+from longtail.serving.predictor import gather
 from longtail.spec import InputError
 from longtail.tracking.outputs import Outputs
 from longtail.tracking.registry import Registry
 from longtail.tracking.server import connect
+from tracked import Recorded, run_stage
 
 pytest_plugins = ["tracking_fixtures"]
 

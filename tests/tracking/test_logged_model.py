@@ -14,15 +14,15 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.models import Model
 from packaging.requirements import Requirement
-from tracked import Recorded, run_stage
 
 import tiny
 from longtail.evaluation import load_predictions
 from longtail.params import Params
-from longtail.prediction import encode_png
+from longtail.serving.predictor import encode_png
 from longtail.tracking.logged_model import log_model, requirements
 from longtail.tracking.outputs import Outputs
 from longtail.tracking.server import connect
+from tracked import Recorded, run_stage
 
 # Arguments: the model, a folder of PNGs. Prints as JSON the answers of the loaded model and of the scoring server.
 pytest_plugins = ["tracking_fixtures"]

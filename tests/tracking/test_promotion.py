@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tracked import Recorded, run_stage
 
 from longtail.params import Params
 from longtail.tracking.candidates import DECISION, PROMOTED
@@ -16,6 +15,7 @@ from longtail.tracking.outputs import Outputs
 from longtail.tracking.promotion import main
 from longtail.tracking.registry import Registry, open_registry
 from longtail.tracking.succession import CHANGE
+from tracked import Recorded, run_stage
 
 pytest_plugins = ["tracking_fixtures"]
 

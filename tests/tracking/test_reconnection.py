@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from tracked import EPOCHS, Recorded, run_stage
 
 from longtail.params import Params
 from longtail.tracking import runs, server, stage_run
 from longtail.tracking.outputs import Outputs, all_outputs
 from longtail.tracking.server import Server
 from longtail.tracking.stage import StageRun
+from tracked import EPOCHS, Recorded, run_stage
 
 pytest_plugins = ["tracking_fixtures"]
 

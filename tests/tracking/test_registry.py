@@ -17,16 +17,16 @@ import torch
 from mlflow.entities import LoggedModelOutput
 from registry_processes import Ended, Processes
 from test_server import free_port, mlflow_server
-from tracked import Recorded, run_stage
 
 import tiny
 from longtail.evaluation import load_predictions
 from longtail.params import Params
-from longtail.prediction import encode_png
+from longtail.serving.predictor import encode_png
 from longtail.spec import InputError
 from longtail.tracking.outputs import Outputs
 from longtail.tracking.promotion import main
 from longtail.tracking.registry import Registry, open_registry
+from tracked import Recorded, run_stage
 
 pytest_plugins = ["tracking_fixtures"]
 

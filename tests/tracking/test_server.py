@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
-from tracked import Recorded, run_pipeline, run_stage
 
 import tiny
 from longtail.params import Params
 from longtail.tracking import close_parent, open_parent, server, stage_run
 from longtail.tracking.__main__ import main as command
 from longtail.tracking.outputs import all_outputs
+from tracked import Recorded, run_pipeline, run_stage
 
 pytest_plugins = ["tracking_fixtures"]
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longtail.data.images import LongTailSplit
-from longtail.data.sampling import BalancedSampler
-from longtail.feature_batches import FeatureBatch, FeatureBatches, validation_accuracies, validation_row
-from longtail.features import FeatureBank
+from longtail.features.bank import FeatureBank
+from longtail.features.batches import FeatureBatch, FeatureBatches, validation_accuracies, validation_row
+from longtail.images.labeled import LongTailSplit
+from longtail.loading.sampling import BalancedSampler
 from longtail.models.classifier import Classifier, LinearClassifier
 from longtail.models.network import Network
-from longtail.plans import Optimisation
 from longtail.seeding import seeded
 from longtail.spec import Member
-from longtail.training import History, Run, fit
+from longtail.training.loop import History, Run, fit
+from longtail.training.plans import Optimisation
 
 
 class CRT(Member):

@@ -24,19 +24,19 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from longtail.confidence import Adaptation, Confidence
-from longtail.data.images import LongTailSplit
-from longtail.feature_batches import validation_accuracies, validation_row
-from longtail.feature_generator import GeneratedBatch, GeneratedBatches, Generation
-from longtail.features import FeatureBank
-from longtail.head_classes import HeadClasses
+from longtail.balancers.confidence import Adaptation, Confidence
+from longtail.balancers.feature_generator import GeneratedBatch, GeneratedBatches, Generation
+from longtail.features.bank import FeatureBank
+from longtail.features.batches import validation_accuracies, validation_row
+from longtail.features.head_classes import HeadClasses
+from longtail.features.scaled_classifier import LearningRates, ScaledClassifier
+from longtail.images.labeled import LongTailSplit
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.plans import Optimisation
-from longtail.scaled_classifier import LearningRates, ScaledClassifier
 from longtail.spec import InputError, Member, Spec
-from longtail.training import History, Run, fit
+from longtail.training.loop import History, Run, fit
+from longtail.training.plans import Optimisation
 
 SHOWN = 8  # classes
 Off = BeforeValidator(lambda value: None if value is False else value)

@@ -7,12 +7,12 @@ Limits    every other balancer becomes this one when its own parts are switched 
 
 from typing import Literal
 
-from longtail.data.images import LongTailSplit
-from longtail.features import FeatureBank
+from longtail.features.bank import FeatureBank
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.spec import Member
-from longtail.training import History, Run
+from longtail.training.loop import History, Run
 
 
 class Keep(Member):

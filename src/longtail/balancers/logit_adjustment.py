@@ -18,14 +18,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from longtail.data.images import LongTailSplit
-from longtail.empty_classes import ruled_out
-from longtail.features import FeatureBank
-from longtail.grid import Grid, NumberOrGrid, choose_tau
+from longtail.features.bank import FeatureBank
+from longtail.features.empty_classes import ruled_out
+from longtail.features.grid import Grid, NumberOrGrid, choose_tau
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.spec import Member
-from longtail.training import History, Run
+from longtail.training.loop import History, Run
 
 
 class LogitAdjustment(Member):

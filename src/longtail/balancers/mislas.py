@@ -22,20 +22,20 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from longtail.data.augmentation import Augmentation
-from longtail.data.images import LabeledImages, LongTailSplit
-from longtail.data.loading import Batch, Pass, read
-from longtail.data.sampling import epoch_indices
-from longtail.feature_batches import validation_accuracies, validation_row
-from longtail.features import FeatureBank, features_of
-from longtail.label_smoothing import LabelAwareSmoothing, smoothed_cross_entropy
+from longtail.balancers.label_smoothing import LabelAwareSmoothing, smoothed_cross_entropy
+from longtail.features.bank import FeatureBank, features_of
+from longtail.features.batches import validation_accuracies, validation_row
+from longtail.features.scaled_classifier import LearningRates, ScaledClassifier
+from longtail.images.labeled import LabeledImages, LongTailSplit
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.reading import Batch, Pass, read
+from longtail.loading.sampling import epoch_indices
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.plans import Optimisation
-from longtail.scaled_classifier import LearningRates, ScaledClassifier
 from longtail.seeding import generator
 from longtail.spec import InputError, Member
-from longtail.training import History, Run, fit
+from longtail.training.loop import History, Run, fit
+from longtail.training.plans import Optimisation
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 

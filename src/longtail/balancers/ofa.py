@@ -26,19 +26,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longtail.data.augmentation import Augmentation
-from longtail.data.images import LongTailSplit
-from longtail.data.loading import Batch, Pass, read
-from longtail.feature_batches import validation_accuracies, validation_row
-from longtail.feature_fusion import class_masks, confusing_classes, fuse
-from longtail.features import FeatureBank
-from longtail.head_classes import HeadClasses
+from longtail.balancers.feature_fusion import class_masks, confusing_classes, fuse
+from longtail.features.bank import FeatureBank
+from longtail.features.batches import validation_accuracies, validation_row
+from longtail.features.head_classes import HeadClasses
+from longtail.images.labeled import LongTailSplit
+from longtail.loading.augmentation import Augmentation
+from longtail.loading.reading import Batch, Pass, read
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.plans import Optimisation
 from longtail.seeding import generator
 from longtail.spec import InputError, Member
-from longtail.training import History, Run, fit
+from longtail.training.loop import History, Run, fit
+from longtail.training.plans import Optimisation
 
 
 class OFA(Member):

@@ -15,13 +15,13 @@ from typing import Literal
 
 import torch
 
-from longtail.data.images import LongTailSplit
-from longtail.features import FeatureBank
-from longtail.grid import Grid, NumberOrGrid, choose_tau
+from longtail.features.bank import FeatureBank
+from longtail.features.grid import Grid, NumberOrGrid, choose_tau
+from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.spec import Member
-from longtail.training import History, Run
+from longtail.training.loop import History, Run
 
 
 class TauNorm(Member):

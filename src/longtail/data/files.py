@@ -12,8 +12,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from longtail.data.decoding import decode
-from longtail.data.images import ImageFiles
+from longtail.images.decoding import decode
+from longtail.images.labeled import ImageFiles
 from longtail.spec import InputError
 
 RAW = "data/raw"

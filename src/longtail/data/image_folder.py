@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from longtail.data.assignment import contents_of
-from longtail.data.images import LabeledImages
 from longtail.data.own_images import Listing, OwnImages, check_classes, content_keys, read_listing
 from longtail.data.pools import IMAGENET_MEAN, IMAGENET_STD, Pools
+from longtail.images.labeled import LabeledImages
 from longtail.spec import InputError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

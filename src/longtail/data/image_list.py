@@ -11,9 +11,9 @@ from typing import Literal
 from pydantic import Field
 
 from longtail.data.files import find
-from longtail.data.images import LabeledImages
 from longtail.data.own_images import Listing, OwnImages, check_classes, content_keys, path_of, read_listing
 from longtail.data.pools import IMAGENET_MEAN, IMAGENET_STD, Pools
+from longtail.images.labeled import LabeledImages
 from longtail.spec import InputError
 
 

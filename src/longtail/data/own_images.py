@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 
 from longtail.data.files import find, hash_files, places
-from longtail.data.images import ImageFiles, LabeledImages
 from longtail.data.subset import Cut
+from longtail.images.labeled import ImageFiles, LabeledImages
 from longtail.spec import InputError
 
 Listing = list[tuple[str, int]]  # path relative to the root, label

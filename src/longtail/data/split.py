@@ -8,12 +8,12 @@ from torch import Tensor
 
 from longtail.data.assignment import Side, assign, contents_of, read_assignment, write_assignment
 from longtail.data.files import check_images, read_images
-from longtail.data.images import ImageFiles, LabeledImages, LongTailSplit
 from longtail.data.own_images import OwnImages, path_of
 from longtail.data.pools import Pools, take
 from longtail.data.sources import Source
 from longtail.data.subset import digest, streams
 from longtail.data.validation import SMALLEST_CLASS, Validation, holdout_size
+from longtail.images.labeled import ImageFiles, LabeledImages, LongTailSplit
 from longtail.spec import InputError
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from longtail.models.fork import BACKBONES, Fork
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.spec import InputError, Member
+from longtail.training.objective import Objective
 
 
 class BBN(Member):

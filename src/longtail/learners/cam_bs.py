@@ -27,10 +27,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longtail.activation import activation_maps, min_max
+from longtail.models.activation import activation_maps, min_max
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.spec import Member
+from longtail.training.objective import Objective
 
 DEGREES, SCALES = (-45.0, 45.0), (0.8, 1.2)
 DRAWS = 6  # whether, which, angle, scale, down, right

@@ -9,7 +9,7 @@ A batch is mixed with `probability`, in the epochs from `start` on and before `s
 Source    Park et al., CVPR 2022, arXiv:2112.00412, from memory; the rest as its released code: probability 0.5,
           beta 1, and epochs e with 3 < e < E - 3, counted from 0: of E = 200, epochs 4 to 196, which is start 0.02
           (4 / 200, the first that mixes) and stop 0.985 (197 / 200, the first that does not)
-Differs   with class weights (DRW), see longtail.mixing
+Differs   with class weights (DRW), see longtail.learners.mixing
 Limits    probability = 0 or start = stop: plain learning of (x, y); box of the whole image: of (x2, y2)
 """
 
@@ -20,10 +20,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from longtail.mixing import draw_share, mixed_objective, share_while
+from longtail.learners.mixing import draw_share, mixed_objective, share_while
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.spec import Member
+from longtail.training.objective import Objective
 
 Box = tuple[int, int, int, int]
 

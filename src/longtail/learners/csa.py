@@ -22,14 +22,14 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from longtail.backgrounds import background_masks, confident, evaluating, usable
-from longtail.context_bank import ContextBank
-from longtail.mixing import blend, draw_partners, draw_share, mixed_objective
+from longtail.learners.backgrounds import background_masks, confident, evaluating, usable
+from longtail.learners.context_bank import ContextBank
+from longtail.learners.mixing import blend, draw_partners, draw_share, mixed_objective
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.seeding import seeded
 from longtail.spec import Member, Spec
+from longtail.training.objective import Objective
 
 
 class UniformMixup(Spec):

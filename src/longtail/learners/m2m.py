@@ -24,10 +24,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longtail.backgrounds import confident, evaluating
+from longtail.learners.backgrounds import confident, evaluating
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.spec import Member
+from longtail.training.objective import Objective
 
 
 class M2m(Member):

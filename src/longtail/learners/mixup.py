@@ -8,7 +8,7 @@ mixup of Zhang et al. (Bag of Tricks) does; 1 is the stage one of MiSLAS.
 Source    Zhang et al., ICLR 2018, arXiv:1710.09412, and its released code, from memory; l per batch, alpha 1 for CIFAR
           and 0.2 for large data as in the code of MiSLAS (CVPR 2021, arXiv:2104.00466); the end without mixup: Zhang
           et al., AAAI 2021 (its order and length from memory)
-Differs   with class weights (DRW), see longtail.mixing
+Differs   with class weights (DRW), see longtail.learners.mixing
 Limits    alpha = 0 (l = 1) or until = 0: plain learning
 """
 
@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from longtail.mixing import blend, draw_partners, draw_share, mixed_objective, share_while
+from longtail.learners.mixing import blend, draw_partners, draw_share, mixed_objective, share_while
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.spec import Member
+from longtail.training.objective import Objective
 
 
 class Mixup(Member):

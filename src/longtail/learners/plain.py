@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.spec import Member
+from longtail.training.objective import Objective
 
 
 class Plain(Member):

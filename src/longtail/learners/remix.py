@@ -8,7 +8,7 @@
 Source    Chou et al., ECCV 2020 workshops, arXiv:2007.03943, its rule from memory, checked against the code of
           imbalanced-DL (which has no code of the authors to follow); l per batch as there, kappa 3, tau 0.5, alpha 1
 Differs   from the code of Bag of Tricks, whose losses are averaged before they meet l_i, so that only the mean of l_i
-          enters; with class weights (DRW), see longtail.mixing
+          enters; with class weights (DRW), see longtail.learners.mixing
 Limits    kappa above n_max / n_min, tau = 0, or equal counts with kappa > 1: mixup; alpha = 0: plain learning
 """
 
@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from longtail.mixing import blend, draw_partners, draw_share, mixed_objective
+from longtail.learners.mixing import blend, draw_partners, draw_share, mixed_objective
 from longtail.models.network import Network
-from longtail.objective import Objective
 from longtail.spec import Member
+from longtail.training.objective import Objective
 
 
 class Remix(Member):

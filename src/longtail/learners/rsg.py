@@ -22,12 +22,12 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from longtail.head_tail_pairs import floor, head_classes, pairs
+from longtail.learners.head_tail_pairs import floor, head_classes, pairs
+from longtail.learners.rare_sample_generator import Form, MVTerm, RareSampleGenerator
 from longtail.models.network import Network
-from longtail.objective import Objective
-from longtail.rare_sample_generator import Form, MVTerm, RareSampleGenerator
 from longtail.seeding import seeded
 from longtail.spec import InputError, Member
+from longtail.training.objective import Objective
 
 
 class RSG(Member):

@@ -5,7 +5,7 @@ from typing import Self
 
 from safetensors.torch import load_model, save_model
 
-from longtail.data.images import ImageFiles, LongTailSplit
+from longtail.images.labeled import ImageFiles, LongTailSplit
 from longtail.models import NetworkSpec, build_network
 from longtail.models.network import Network
 from longtail.spec import Spec

@@ -11,8 +11,8 @@ import psutil
 import torch
 from torch import distributed as dist
 
-from longtail.hardware import select_device
 from longtail.spec import InputError
+from longtail.training.hardware import select_device
 
 VARIABLE = "LONGTAIL_DEVICES"
 REFUSED = 2  # a stage's exit code for what the user can mend

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from longtail.data.split_files import load_split
-from longtail.features import extract, features_of
-from longtail.hardware import select_device
+from longtail.features.bank import extract, features_of
+from longtail.images.split_files import load_split
 from longtail.models.saved import NetworkDescription
 from longtail.stages.job import Job, run_stage
+from longtail.training.hardware import select_device
 
 
 def extract_row(job: Job) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from longtail.data.split_files import load_split
-from longtail.features import FeatureBank
-from longtail.hardware import select_device
+from longtail.features.bank import FeatureBank
+from longtail.images.split_files import load_split
 from longtail.models.saved import NetworkDescription
 from longtail.stages.job import Job, run_stage
-from longtail.training import Run
+from longtail.training.hardware import select_device
+from longtail.training.loop import Run
 from longtail.workspace import checkpoints, code_digest, digest_of
 
 

@@ -18,7 +18,7 @@ from longtail.params import Params, load_params
 from longtail.spec import InputError
 from longtail.stages import devices
 from longtail.tracking.outputs import Outputs
-from longtail.training import History
+from longtail.training.loop import History
 from longtail.workspace import home, only_writer, whole_folder
 
 ROWS = {"train": "representations", "extract": "representations", "finetune": "methods", "evaluate": "methods"}

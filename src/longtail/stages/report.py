@@ -10,10 +10,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from longtail import plots
-from longtail.data.split_files import load_split
 from longtail.evaluation import confusion_matrix, load_predictions
-from longtail.leaderboard import markdown, render, save_metrics
-from longtail.provenance import Provenance, commit, describe, hardware, versions
+from longtail.images.split_files import load_split
+from longtail.report.leaderboard import markdown, render, save_metrics
+from longtail.report.provenance import Provenance, commit, describe, hardware, versions
 from longtail.stages.job import Job, run_stage
 from longtail.workspace import whole_folder
 

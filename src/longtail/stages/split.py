@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from longtail.data.images import LongTailSplit
 from longtail.data.split import build_split
-from longtail.data.split_files import save_split
+from longtail.images.labeled import LongTailSplit
+from longtail.images.split_files import save_split
 from longtail.models import BACKBONES
 from longtail.models.saved import NetworkDescription
 from longtail.params import Params

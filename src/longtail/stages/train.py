@@ -6,19 +6,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_model
 
-from longtail.data.batches import ImageBatches
-from longtail.data.images import LongTailSplit
-from longtail.data.split_files import load_split
 from longtail.distributed import joined
-from longtail.features import validation_accuracy
-from longtail.hardware import compile_stages, select_device, select_precision, should_compile
+from longtail.features.bank import validation_accuracy
+from longtail.images.labeled import LongTailSplit
+from longtail.images.split_files import load_split
+from longtail.loading.batches import ImageBatches
 from longtail.models.network import Network
 from longtail.models.saved import NetworkDescription, save_weights
-from longtail.objective import Objective
 from longtail.params import Params
 from longtail.spec import InputError
 from longtail.stages.job import Job, run_stage
-from longtail.training import History, Run, fit
+from longtail.training.hardware import compile_stages, select_device, select_precision, should_compile
+from longtail.training.loop import History, Run, fit
+from longtail.training.objective import Objective
 from longtail.workspace import checkpoints, code_digest, digest_of
 
 

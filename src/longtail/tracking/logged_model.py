@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import longtail
-from longtail.data.split_files import load_split
+from longtail.images.split_files import load_split
 from longtail.models.saved import NetworkDescription
 from longtail.params import Params
-from longtail.prediction import example_image, gather
+from longtail.serving.predictor import example_image, gather
 from longtail.tracking.server import Server
 
 PACKAGES = ("torch", "torchvision", "pillow", "pydantic", "safetensors", "numpy")
@@ -55,7 +55,7 @@ def _write(scratch: Path, described: object, params: Params, method: str) -> Non
     example = example_image(load_split(Path("data/split")).test)
     pyfunc.save_model(
         scratch / "model",
-        loader_module="longtail.prediction",
+        loader_module="longtail.serving.predictor",
         data_path=str(scratch / "predictor"),
         code_paths=[str(Path(longtail.__file__).parent)],
         mlflow_model=described,

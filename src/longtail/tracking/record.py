@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from longtail.data.images import LongTailSplit
-from longtail.data.split_files import load_split
+from longtail.images.labeled import LongTailSplit
+from longtail.images.split_files import load_split
 from longtail.params import Params
 from longtail.tracking import runs
 from longtail.tracking.logged_model import log_model

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtail.params import Params
-from longtail.provenance import commit
+from longtail.report.provenance import commit
 from longtail.tracking.outputs import Numbers, Outputs, flat_params, params_of
 from longtail.tracking.server import Server, dvc_command
 from longtail.workspace import code_digest, digest_of

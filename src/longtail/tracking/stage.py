@@ -9,7 +9,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
-from longtail.data.images import LongTailSplit
+from longtail.images.labeled import LongTailSplit
 from longtail.params import Params, load_params
 from longtail.tracking import runs
 from longtail.tracking.outputs import Numbers, Outputs, epoch_numbers

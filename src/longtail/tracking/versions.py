@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtail.prediction import Predictor
+from longtail.serving.predictor import Predictor
 from longtail.spec import InputError
 from longtail.tracking.server import Server, without_password
 

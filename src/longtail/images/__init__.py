@@ -1,0 +1,1 @@
+"""Labeled images and splits: what every room after the sources stands on."""

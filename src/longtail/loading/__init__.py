@@ -1,0 +1,1 @@
+"""A split in, augmented batches out."""

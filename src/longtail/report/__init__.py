@@ -1,0 +1,1 @@
+"""The table of results, and where its numbers come from."""

@@ -1,0 +1,1 @@
+"""The one loop, what it minimises, its plan, and the hardware that it runs on."""
