@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import together
 import torch
+from together import CASES, Case, train
 from torch import Tensor, nn
 from torch.func import functional_call
 
-import together
 from longtail import distributed
 from longtail.loading.batches import Batch
 from longtail.loading.reading import read, read_share
 from longtail.training.loop import History
-from together import CASES, Case, train
 
-TESTS = Path(__file__).parent
+SUPPORT = Path(__file__).parent / "support"
 ROUNDING = 2e-6  # of weights of about 1 after four epochs in float32
 WITHOUT_BATCH_NORM = [name for name, case in CASES.items() if not case.normalised]
 
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(CASES["weighted"], made / "begun_by_one.pt", log=stops_after(1))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     finished = subprocess.run(
-        [*command, str(TESTS / "together.py"), str(made)], capture_output=True, text=True, timeout=200
+        [*command, str(SUPPORT / "together.py"), str(made)], capture_output=True, text=True, timeout=200
     )
     assert finished.returncode == 0, finished.stderr
     return made

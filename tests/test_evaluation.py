@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import loop_calibration_error, predict
 from pydantic import ValidationError
 from sklearn.metrics import f1_score
 from torch import Tensor
@@ -43,10 +44,6 @@ def mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def predict(row: list[float]) -> int:
-    return max(range(len(row)), key=lambda k: row[k])
-
-
 def class_accuracy(predicted: list[int], labels: list[int], k: int) -> float | None:
     return mean([float(p == k) for p, label in zip(predicted, labels, strict=True) if label == k])
 
@@ -57,20 +54,6 @@ def class_f1(predicted: list[int], labels: list[int], k: int) -> float:
     precision = hits / max(sum(p == k for p, _ in pairs), 1)
     recall = hits / max(sum(label == k for _, label in pairs), 1)
     return 2 * precision * recall / (precision + recall) if hits else 0.0
-
-
-def loop_calibration_error(rows: list[list[float]], labels: list[int]) -> float:
-    """Guo et al., eq. 3, with 15 bins [lower, upper), the last one closed."""
-    edges = torch.linspace(0, 1, 16).tolist()
-    error = 0.0
-    for b in range(15):
-        top = [(max(row), predict(row) == label) for row, label in zip(rows, labels, strict=True)]
-        inside = [(p, hit) for p, hit in top if edges[b] <= p < edges[b + 1] or (b == 14 and p >= 1)]
-        if inside:
-            confidence = sum(p for p, _ in inside) / len(inside)
-            accuracy = sum(hit for _, hit in inside) / len(inside)
-            error += len(inside) / len(rows) * abs(accuracy - confidence)
-    return error
 
 
 @given(cases())

@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 
 import pytest
-import test_glag
-
 import test_balanced_union
 import test_calibration
 import test_confidence
 import test_feature_generator
+import test_glag
+from mutations import fails, mutate
+
 from longtail.balancers.confidence import Adaptation, Confidence, SignRule
 from longtail.balancers.feature_generator import GeneratedBatches
 from longtail.balancers.glag import GLAG, GLAGStep, distillation_loss
@@ -22,7 +23,6 @@ from longtail.features.scaled_classifier import ScaledClassifier
 from longtail.features.statistics import ClassStatistics, _factor, draw_calibrated, support_sets
 from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
-from mutations import fails, mutate
 
 Compare = Callable[[], None]
 WithSplit = Callable[[LongTailSplit], None]
