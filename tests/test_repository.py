@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -182,6 +183,53 @@ def test_dependencies_cover_what_the_stage_imports(stage: str, key: str) -> None
         if path and path.name != "__init__.py" and not any(path == dep or dep in path.parents for dep in deps)
     ]
     assert not missing, f"{stage}@{key} must depend on {sorted(missing)}"
+
+
+# Rooms that a stage depends on as wholes: to name their files one by one would follow every move of a helper.
+WHOLE_ROOMS = {"images", "loading", "models", "training", "features", "plots"}
+# GLAG's distillation follows GraLoss's alpha: the one loss that stage two reads, whatever its balancer.
+SHARED_LOSS = {"losses/base.py", "losses/gradual_balanced.py"}
+MIXING = {"learners/mixing.py"}  # of four learners; too small for a list of its own
+
+
+@pytest.mark.parametrize(("stage", "key"), STAGE_ROWS)
+def test_no_row_depends_on_code_that_it_cannot_reach(stage: str, key: str) -> None:
+    item = rows_of(stage)[key]
+    body = DVC[stage].get("do", DVC[stage])
+    reached = {file_of(module) for module in closure(stage, item)}
+    for dep in body["deps"]:
+        path = interpolate(dep, key, item)
+        inside = path.removeprefix("src/longtail/")
+        if inside == path or inside in WHOLE_ROOMS | SHARED_LOSS | MIXING:
+            continue
+        # Of all sources together (split depends on the helpers of each, whichever it reads) one row reaches some.
+        if stage == "split" and inside.startswith("data/"):
+            continue
+        assert ROOT / path in reached, f"{stage}@{key} depends on {path}, which it does not import"
+
+
+PAPERS: dict[str, Callable[[Any], bool]] = {
+    "learners/rsg.py": lambda row: row["learner"]["name"] == "rsg",
+    "learners/csa.py": lambda row: row["learner"]["name"] == "csa",
+    "balancers/ofa.py": lambda row: row["balancer"]["name"] == "ofa",
+    "balancers/glag.py": lambda row: row["balancer"]["name"] == "glag",
+    "balancers/mislas.py": lambda row: row["balancer"]["name"] == "mislas",
+}
+ALL_ROWS = yaml.safe_load((ROOT / "benchmarks" / "digits_all.yaml").read_text())
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_editing_a_paper_reruns_its_rows_alone(paper: str) -> None:
+    stage, section = ("train", "representations") if paper.startswith("learners") else ("finetune", "methods")
+    of_paper = PAPERS[paper]
+    assert any(map(of_paper, ALL_ROWS[section].values()))
+    for other in DVC:
+        deps = DVC[other].get("do", DVC[other])["deps"]
+        rows = ALL_ROWS[section] if other == stage else rows_of(other)
+        for key, item in rows.items():
+            files = [interpolate(dep, key, item) for dep in deps] if other == stage else deps
+            touched = any(f"src/longtail/{paper}".startswith(file) for file in files)
+            assert touched == (other == stage and of_paper(item)), f"{other}@{key}"
 
 
 @pytest.mark.parametrize("stage", DVC)

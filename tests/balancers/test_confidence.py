@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtail.balancers.confidence import Adaptation, Confidence
+from longtail.balancers.glag import Adaptation, Confidence
 
 NAN = math.nan
 SIGN = {"name": "sign", "step": 0.05, "tolerance": 0.01}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longtail.balancers.feature_fusion import (
+from longtail.balancers.ofa import (
     class_masks,
     confusing_classes,
     draw_locations,

@@ -10,9 +10,8 @@ from banks import COUNTS, CPU, copied, make_bank, same
 from calibration_oracle import Moments, calibrated, covariance_of, mean_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import longtail.balancers.feature_generator
-from longtail.balancers.confidence import Confidence
-from longtail.balancers.feature_generator import GeneratedBatch, GeneratedBatches, Generation, inverse_tukey
+import longtail.balancers.glag
+from longtail.balancers.glag import Confidence, GeneratedBatch, GeneratedBatches, Generation, inverse_tukey
 from longtail.features.bank import FeatureBank
 from longtail.features.statistics import ClassStatistics
 from longtail.models.classifier import tukey
@@ -220,7 +219,7 @@ def test_epochs_are_functions_of_seed_number_and_confidence_and_inputs_stay() ->
 
 def test_no_draw_repeats_within_an_epoch_or_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = make_bank(counts=(400, 40, 8), dim=6, views=1)
-    monkeypatch.setattr(longtail.balancers.feature_generator, "CHUNK", 400 * 6)  # three chunks each
+    monkeypatch.setattr(longtail.balancers.glag, "CHUNK", 400 * 6)  # three chunks each
     batches = _batches(bank, torch.tensor([True, True, False]), batch_size=100)
     joined = [_joined(batches, epoch) for epoch in range(2)]
     drawn = torch.cat([epoch.features[(epoch.labels == 1).index_fill(0, epoch.head_rows, False)] for epoch in joined])
@@ -264,7 +263,7 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_wide_features_need_no_covariance_and_no_whole_union(monkeypatch: pytest.MonkeyPatch) -> None:
     dim, counts = 2048, [100, *range(49, 0, -1)]
     bank = make_bank(counts, dim=dim, views=1, val_per_class=0)
-    monkeypatch.setattr(longtail.balancers.feature_generator, "CHUNK", 2**18)
+    monkeypatch.setattr(longtail.balancers.glag, "CHUNK", 2**18)
     heads = bank.class_counts > 20
     with _Sizes(bank) as sizes:
         rows = sum(len(batch.labels) for (batch,) in _batches(bank, heads, batch_size=64, support=3).epoch(0))

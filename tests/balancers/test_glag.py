@@ -6,15 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, make_run, same
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, make_run, same
-from longtail.balancers.confidence import Confidence
-from longtail.balancers.feature_generator import GeneratedBatch, GeneratedBatches
-from longtail.balancers.glag import GLAG, Distillation, GLAGStep, distillation_loss
+from longtail.balancers.glag import (
+    GLAG,
+    Confidence,
+    Distillation,
+    GeneratedBatch,
+    GeneratedBatches,
+    GLAGStep,
+    distillation_loss,
+)
 from longtail.features.bank import FeatureBank
 from longtail.features.scaled_classifier import LearningRates
 from longtail.images.labeled import LongTailSplit

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtail.balancers.label_smoothing import LabelAwareSmoothing, smoothed_cross_entropy
+from longtail.balancers.mislas import LabelAwareSmoothing, smoothed_cross_entropy
 
 COUNTS = [500, 120, 31, 7, 5]
 FORMS: list[Any] = ["concave", "linear", "convex", {"name": "exponential", "power": 2.5}]

@@ -3,25 +3,26 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from torch import Tensor, nn
-
 import oracles
+import pytest
 import tiny
+import torch
 from banks import CPU, make_bank, make_plan, make_run
+from torch import Tensor, nn
+from trained import trained_network
+
 from longtail.balancers.crt import ClassifierStep
 from longtail.balancers.lws import ScaleStep
 from longtail.balancers.mislas import ClassAwareBatches, MiSLAS, MiSLASStep, batch_norms, statistics_of
-from longtail.features.bank import FeatureBank, features_of
+from longtail.features.bank import FeatureBank
 from longtail.features.batches import FeatureBatch, validation_accuracies
 from longtail.images.labeled import LabeledImages, LongTailSplit
 from longtail.loading.reading import Batch
 from longtail.models.classifier import Classifier, CosineClassifier, LinearClassifier
 from longtail.models.network import Network
 from longtail.spec import InputError
+from longtail.training.inference import features_of
 from longtail.training.loop import History, fit
-from trained import trained_network
 
 AUGMENTATION = {"crop": "none", "pad": 0, "flip": True, "jitter": 0.3, "policy": "none", "cutout": 0}
 BANK = make_bank(tiny.COUNTS)  # nothing of it is asked but its place in the signature

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longtail.features.bank import ExtractSpec, FeatureBank, class_means, extract, features_of, validation_accuracy
+from longtail.features.bank import ExtractSpec, FeatureBank, extract
 from longtail.images.labeled import LabeledImages, LongTailSplit
 from longtail.loading.augmentation import Augmentation
 from longtail.models.network import Network
 from longtail.seeding import generator
 from longtail.spec import InputError
+from longtail.training.inference import class_means, features_of, validation_accuracy
 
 CPU = torch.device("cpu")
 WEAK = Augmentation(crop="pad", pad=2, flip=True, jitter=0, policy="none", cutout=0)

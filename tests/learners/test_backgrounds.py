@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longtail.learners.backgrounds import background_masks, confident, enlarge, evaluating, evidence, usable
+from longtail.learners.csa import background_masks, enlarge, evidence, usable
 from longtail.models.network import Network
 from longtail.seeding import generator
+from longtail.training.inference import confident, evaluating
 
 SIZE = torch.Size([8, 8])
 

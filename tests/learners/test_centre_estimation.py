@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longtail.learners.centre_estimation import Centres, ContrastiveModule, widen
+from longtail.learners.rsg import Centres, ContrastiveModule, widen
 from longtail.seeding import generator, seeded
 
 SIZES = st.integers(1, 4)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longtail.learners.context_bank import ContextBank
+from longtail.learners.csa import ContextBank
 from longtail.seeding import generator
 
 SHAPE = (2, 3, 3)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtail.learners.head_tail_pairs import floor, head_classes, pairs
+from longtail.learners.rsg import floor, head_classes, pairs
 from longtail.seeding import generator
 
 

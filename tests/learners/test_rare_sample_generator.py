@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from longtail.learners.centre_estimation import ContrastiveModule
-from longtail.learners.rare_sample_generator import (
+from longtail.learners.rsg import (
+    ContrastiveModule,
     Form,
     RareSampleGenerator,
     Transfer,

@@ -4,11 +4,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from pydantic import TypeAdapter, ValidationError
+from rsg_oracle import ROW, STEPS, compare, make_batch, make_step, row
 from torch import Tensor
 
-import tiny
 from longtail.learners import Learner
 from longtail.learners.plain import Plain
 from longtail.learners.rsg import RSG, RSGStep
@@ -23,7 +24,6 @@ from longtail.spec import InputError
 from longtail.training.loop import History, Run, fit
 from longtail.training.objective import Objective
 from longtail.training.plans import CosineSchedule, Optimisation
-from rsg_oracle import ROW, STEPS, compare, make_batch, make_step, row
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -108,7 +108,8 @@ def test_without_heads_or_tails_nothing_is_generated(counts: tuple[int, ...]) ->
     step, other = make_step(row(lambda_cesc=0.0)), make_step(row())
     loss = run(step, AFTER, counts)
     plain = Plain().step_for(other.network, other.objective)
-    assert loss.equal(plain(make_batch(0, counts), progress=at(AFTER), generator=generator(0, "draws")))
+    expected = plain(make_batch(0, counts), progress=at(AFTER), generator=generator(0, "draws"))
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)  # the memory layout may differ, and with it a sum
     assert learners(loss, step) == NETWORK
 
 

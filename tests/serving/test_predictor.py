@@ -15,13 +15,13 @@ from PIL import Image
 from predictors import PARAMS, make_predictor
 
 from longtail.data.split import build_split
-from longtail.features.bank import features_of
 from longtail.images.labeled import ImageFiles, LabeledImages, LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.saved import save_weights
 from longtail.params import load_params
 from longtail.serving.predictor import BATCH, Predictor, Served, encode_png, example_image, gather
 from longtail.spec import InputError
+from longtail.training.inference import features_of
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 

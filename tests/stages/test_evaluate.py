@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 
 from longtail.evaluation import load_predictions
-from longtail.features.bank import features_of
 from longtail.images.labeled import LongTailSplit
 from longtail.images.split_files import save_split
 from longtail.models import NetworkSpec
@@ -25,6 +24,7 @@ from longtail.stages.evaluate import evaluate_method, features_for, parameters_o
 from longtail.stages.job import Job
 from longtail.tracking import stage_run
 from longtail.training.hardware import select_device
+from longtail.training.inference import features_of
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 SAVED = torch.rand((20, 4), generator=torch.Generator().manual_seed(0))  # no network's features

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longtail.features.bank import FeatureBank, class_means
+from longtail.features.bank import FeatureBank
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
+from longtail.training.inference import class_means
 from longtail.training.loop import Run
 from longtail.training.plans import Optimisation
 

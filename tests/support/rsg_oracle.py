@@ -14,8 +14,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from longtail.learners.centre_estimation import ContrastiveModule
-from longtail.learners.rsg import RSG, RSGStep
+from longtail.learners.rsg import RSG, ContrastiveModule, RSGStep
 from longtail.loading.batches import Batch
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.seeding import generator

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from tracked import EPOCHS
 
 from longtail.evaluation import Predictions, evaluate, metrics_document, save_predictions
-from longtail.features.bank import features_of
 from longtail.images.split_files import save_split
 from longtail.models.classifier import Classifier
 from longtail.models.saved import NetworkDescription, save_weights
 from longtail.params import Params, load_params
 from longtail.report.leaderboard import save_metrics
+from longtail.training.inference import features_of
 
 ROOT = Path(__file__).parents[2]
 TRACKING_VARIABLES = ("LONGTAIL_", "MLFLOW_", "DVC_", "DO_NOT_TRACK", "GIT_")

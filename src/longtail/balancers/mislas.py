@@ -1,29 +1,36 @@
 """MiSLAS, stage two: the classifier learns with label-aware smoothing while BatchNorm gets used to balanced classes.
 
     z    = lws * (W f + b),   W and b from stage one                                            on class-aware batches
-    loss = (1 - eps_y) (-log p_y) + eps_y mean_k(-log p_k),   eps_k grows with n_k             (label_smoothing.py)
+    loss = (1 - eps_y) (-log p_y) + eps_y mean_k(-log p_k)
+    eps_k = eps_tail + (eps_head - eps_tail) g(r_k),   r_k = (n_k - n_min) / (n_max - n_min)
+    g     = sin(pi r / 2) concave,   r linear,   1 - cos(pi r / 2) convex,   r^power exponential
 
-Shifted BatchNorm: features f of freshly augmented class-aware batches are normalised by the statistics of the batch,
-and the running statistics follow, m <- 0.9 m + 0.1 m_batch. They are the only numbers of the backbone that move:
-neither convolutions nor BatchNorm's own weights learn. Stage one should be trained with mixup.
+The more images a class has, the less the classifier trusts its labels. Shifted BatchNorm: features f of freshly
+augmented class-aware batches are normalised by the statistics of the batch, and the running statistics follow, m <- 0.9
+m + 0.1 m_batch. They are the only numbers of the backbone that move: neither convolutions nor BatchNorm's own weights
+learn. Stage one should be trained with mixup.
 
 Source    Zhong et al., CVPR 2021, arXiv:2104.00466, section 3, and its code
-Differs   all batches are full (a few images left over would weigh a tenth of the last statistics); an epoch is
-          ceil(N / batch) steps. Without shifting, features come from the same images through the backbone as it is,
-          not from the bank, so that both settings see the same data
-Limits    no shift and eps 0: cRT that starts from stage one; lws alone: LWS
+Differs   eps_y is spread over all K classes, as in the code behind the published numbers, not over the K - 1 others;
+          that is an eps_y smaller by the factor (K - 1) / K. n_min is that of the classes that have images. All batches
+          are full (a few images left over would weigh a tenth of the last statistics); an epoch is ceil(N / batch)
+          steps. Without shifting, features come from the same images through the backbone as it is, not from the bank,
+          so that both settings see the same data
+Limits    no shift and eps 0: cRT that starts from stage one; lws alone: LWS. Equal counts: eps_tail for all (r is 0/0
+          there); eps_head = eps_tail: label smoothing
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from math import pi
 from typing import Any, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from longtail.balancers.label_smoothing import LabelAwareSmoothing, smoothed_cross_entropy
-from longtail.features.bank import FeatureBank, features_of
+from longtail.features.bank import FeatureBank
 from longtail.features.batches import validation_accuracies, validation_row
 from longtail.features.scaled_classifier import LearningRates, ScaledClassifier
 from longtail.images.labeled import LabeledImages, LongTailSplit
@@ -33,9 +40,65 @@ from longtail.loading.sampling import epoch_indices
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.seeding import generator
-from longtail.spec import InputError, Member
+from longtail.spec import InputError, Member, Spec
+from longtail.training.inference import features_of
 from longtail.training.loop import History, Run, fit
 from longtail.training.plans import Optimisation
+
+
+class Exponential(Spec):
+    """g(r) = r^power: above 1 only the largest classes are smoothed much."""
+
+    name: Literal["exponential"] = "exponential"
+    power: float = Field(gt=0)
+
+
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "concave": lambda r: torch.sin(pi * r / 2),
+    "linear": lambda r: r,
+    "convex": lambda r: 1 - torch.cos(pi * r / 2),
+}
+
+
+class LabelAwareSmoothing(Spec):
+    """How much each class is smoothed.
+
+    Args:
+        eps_head: of the largest class.
+        eps_tail: of the smallest.
+        form: of g between them; `{name: exponential, power: 2.0}` for a power.
+    """
+
+    eps_head: float = Field(ge=0, le=1)
+    eps_tail: float = Field(ge=0, le=1)
+    form: Literal["concave", "linear", "convex"] | Exponential
+
+    def eps(self, class_counts: Tensor) -> Tensor:
+        """Return (K,) float64 for training counts (K,)."""
+        counts = class_counts.double()
+        low, high = counts[counts > 0].min(), counts.max()
+        ratio = ((counts - low) / (high - low).clamp(min=1)).clamp(min=0)
+        g = ratio**self.form.power if isinstance(self.form, Exponential) else FORMS[self.form](ratio)
+        return self.eps_tail + (self.eps_head - self.eps_tail) * g
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+    """Return the loss of each sample.
+
+    Args:
+        logits: (B, K).
+        labels: (B,) int64.
+        eps: (K,) in [0, 1], of the label's class.
+
+    Returns:
+        (B,), in nats, float32 or wider.
+    """
+    wide = logits.float() if logits.dtype.itemsize < 4 else logits
+    surprise = -wide.log_softmax(1)
+    own = surprise.gather(1, labels[:, None]).squeeze(1)
+    share = eps[labels].to(wide.dtype)
+    return (1 - share) * own + share * surprise.mean(1)
+
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 

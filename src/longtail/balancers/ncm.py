@@ -22,13 +22,14 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from longtail.features.bank import FeatureBank, class_means
+from longtail.features.bank import FeatureBank
 from longtail.features.batches import validation_accuracies, validation_row
 from longtail.features.empty_classes import ruled_out
 from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.spec import Member
+from longtail.training.inference import class_means
 from longtail.training.loop import History, Run
 
 Metric = Literal["cosine", "euclidean"]

@@ -1,6 +1,5 @@
 """The feature bank: everything that stage two needs to know of a trained network, on disk once for all balancers."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -10,14 +9,12 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longtail.images.labeled import LabeledImages, LongTailSplit
+from longtail.images.labeled import LongTailSplit
 from longtail.loading.augmentation import Augmentation
-from longtail.loading.batches import augmented_batches, clean_batches
+from longtail.loading.batches import augmented_batches
 from longtail.models.network import Network
 from longtail.spec import InputError, Spec
-from longtail.training.hardware import eagerly
-
-BATCH = 512
+from longtail.training.inference import BATCH, batch_features, class_means, features_of
 
 
 class ExtractSpec(Spec):
@@ -104,7 +101,7 @@ def extract(
     bank[0] = _half(clean)
     for v in range(1, spec.views):
         batches = augmented_batches(split.train, BATCH, augmentation, seed, "view", v)
-        bank[v] = _half(torch.cat([_features(network, images, device) for images, _ in batches]))
+        bank[v] = _half(torch.cat([batch_features(network, images, device) for images, _ in batches]))
     softmax = torch.cat([network.classifier(part.to(device)).softmax(1).cpu() for part in torch.split(clean, BATCH)])
     val = list(features_of(network, split.val, device))
     return FeatureBank(
@@ -126,39 +123,3 @@ def _half(features: Tensor) -> Tensor:
             "65504. Train it again with a lower plan.lr or a higher plan.weight_decay."
         )
     return half
-
-
-def features_of(network: Network, images: LabeledImages, device: torch.device) -> Iterator[Tensor]:
-    """Yield clean features (B, D) float32 on the CPU, in the order of `images`, without autocast."""
-    for batch, _ in clean_batches(images, BATCH):
-        yield _features(network, batch, device)
-
-
-@torch.inference_mode()
-def _features(network: Network, images: Tensor, device: torch.device) -> Tensor:
-    images = images.to(device)
-    images = images.float().div(255) if images.dtype == torch.uint8 else images
-    with eagerly():  # compiled stages are for the shapes of training
-        return network.features(images.contiguous(memory_format=torch.channels_last)).float().cpu()
-
-
-def class_means(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Average rows (N, D) per class: (K, D) float32, zeros for a class without rows."""
-    sums = torch.zeros((num_classes, rows.shape[1]), dtype=torch.float64).index_add_(0, labels, rows.double())
-    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
-    return (sums / counts[:, None]).float()
-
-
-@torch.inference_mode()
-def validation_accuracy(network: Network, images: LabeledImages, device: torch.device) -> float:
-    """Return the mean per-class accuracy in [0, 1] of a network in eval mode, over the classes that have images.
-
-    Args:
-        images: at least one.
-    """
-    correct = [
-        (network.classifier(part.to(device)).argmax(1).cpu() == labels).float()[:, None]
-        for part, labels in zip(features_of(network, images, device), torch.split(images.labels, BATCH), strict=True)
-    ]
-    accuracies = class_means(torch.cat(correct), images.labels, images.num_classes)
-    return float(accuracies[images.class_counts > 0].mean())

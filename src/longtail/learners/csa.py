@@ -4,7 +4,8 @@
     x' <- l M x_q + (1 - l M) x',   l ~ U(0, 1) per batch,   M = (1 - CAM_y(x_q))^2
 
 (x, y) are drawn uniformly, (x', y') balanced over classes; contexts (x_q, M) come from a bank of images x that f_u
-knows: p(y | x) >= threshold. Re-sampling alone lets a tail class learn the few backgrounds that it has. f_u is the
+is sure of: p(y | x) >= threshold. CAM is the activation map of x_q's class, ReLU, stretched to [0, 1], bicubic to image
+size. Re-sampling alone lets a tail class learn the few backgrounds that it has. f_u is the
 network's own classifier, which is evaluated; f_b belongs to the step and is gone after training.
 
 Source    Shi et al., NeurIPS 2023, arXiv:2310.18236, Algorithm 1
@@ -21,14 +22,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from longtail.learners.backgrounds import background_masks, confident, evaluating, usable
-from longtail.learners.context_bank import ContextBank
 from longtail.learners.mixing import blend, draw_partners, draw_share, mixed_objective
+from longtail.models.activation import activation_maps, min_max
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
 from longtail.seeding import seeded
 from longtail.spec import Member, Spec
+from longtail.training.inference import confident, evaluating
 from longtail.training.objective import Objective
 
 
@@ -174,3 +176,97 @@ def mix(images: Tensor, contexts: Tensor, masks: Tensor, share: float) -> Tensor
     weights = share * masks
     mixed = weights * contexts + (1 - weights) * images
     return mixed.contiguous(memory_format=torch.channels_last)
+
+
+def background_masks(maps: Tensor, weight: Tensor, labels: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
+    """Return how much of the background each pixel is, as the CAM of the image's class says.
+
+    Args:
+        maps: (B, D, H', W'), the network's last.
+        weight: (K, D).
+        labels: (B,) int64.
+        size: (H, W) of the images.
+
+    Returns:
+        (B, 1, H, W) in [0, 1]; (B,) bool, whether the CAM is flat and tells nothing.
+    """
+    stretched, flat = min_max(evidence(activation_maps(maps, weight, labels)))
+    return background(enlarge(stretched, size)), flat
+
+
+def evidence(cams: Tensor) -> Tensor:
+    """Keep what speaks for a class, drop what speaks against it."""
+    return cams.relu()
+
+
+def enlarge(cams: Tensor, size: torch.Size) -> Tensor:
+    """Resize CAMs (B, H', W') in [0, 1] to (B, 1, H, W); bicubic overshoots, so what leaves [0, 1] is cut."""
+    return F.interpolate(cams[:, None], size=tuple(size), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def background(attention: Tensor) -> Tensor:
+    """Return M = (1 - CAM)^2."""
+    return (1 - attention).square()
+
+
+def usable(masks: Tensor, flat: Tensor) -> Tensor:
+    """Tell which masks (B, 1, H, W) show a background: one that is not flat, in finite numbers; (B,) bool."""
+    return masks.isfinite().flatten(1).all(1) & ~flat
+
+
+class ContextBank(nn.Module):
+    """The last `volume` pushed images with their masks.
+
+    Args:
+        volume: V, how many contexts it holds.
+        image_shape: (C, H, W).
+    """
+
+    images: Tensor
+    masks: Tensor
+    pushed: Tensor
+
+    def __init__(self, volume: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.volume = volume
+        self.register_buffer("images", torch.zeros(volume, *image_shape))
+        self.register_buffer("masks", torch.zeros(volume, 1, *image_shape[1:]))
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
+
+    def __len__(self) -> int:
+        """Return how many contexts there are to draw, in [0, V]."""
+        return min(int(self.pushed), self.volume)
+
+    def empty(self) -> None:
+        """Forget all contexts."""
+        self.pushed.zero_()
+
+    @torch.no_grad()
+    def push(self, images: Tensor, masks: Tensor) -> None:
+        """Add contexts, which push out the oldest beyond the volume.
+
+        Args:
+            images: (B, C, H, W) in [0, 1]; B may be 0, or above V, when the last V stay.
+            masks: (B, 1, H, W) in [0, 1].
+        """
+        images, masks = images[-self.volume :], masks[-self.volume :]
+        slots = (self.pushed + torch.arange(len(images), device=images.device)) % self.volume
+        self.images[slots] = images.to(self.images)
+        self.masks[slots] = masks.to(self.masks)
+        self.pushed += len(images)
+
+    def draw(self, wanted: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw contexts without replacement, in the order of one permutation; beyond the bank's size it starts over.
+
+        Args:
+            wanted: B.
+
+        Returns:
+            Images (B, C, H, W) and masks (B, 1, H, W), of their own memory.
+        """
+        size = len(self)
+        assert size > 0
+        order = torch.randperm(size, generator=generator)  # 0 is the oldest context
+        ages = order.repeat(-(-wanted // size))[:wanted].to(self.pushed.device)
+        slots = (self.pushed - size + ages) % self.volume
+        return self.images[slots], self.masks[slots]

@@ -24,9 +24,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longtail.learners.backgrounds import confident, evaluating
 from longtail.models.network import Network
 from longtail.spec import Member
+from longtail.training.inference import confident, evaluating
 from longtail.training.objective import Objective
 
 

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from longtail.evaluation import Metrics, Predictions, evaluate, metrics_document, save_predictions
-from longtail.features.bank import features_of
 from longtail.images.labeled import LabeledImages
 from longtail.images.split_files import load_split
 from longtail.models.classifier import Classifier
 from longtail.models.saved import NetworkDescription
 from longtail.stages.job import Job, run_stage
 from longtail.training.hardware import select_device
+from longtail.training.inference import features_of
 
 
 def evaluate_method(job: Job) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from longtail.features.bank import extract, features_of
+from longtail.features.bank import extract
 from longtail.images.split_files import load_split
 from longtail.models.saved import NetworkDescription
 from longtail.stages.job import Job, run_stage
 from longtail.training.hardware import select_device
+from longtail.training.inference import features_of
 
 
 def extract_row(job: Job) -> None:

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_model
 
 from longtail.distributed import joined
-from longtail.features.bank import validation_accuracy
 from longtail.images.labeled import LongTailSplit
 from longtail.images.split_files import load_split
 from longtail.loading.batches import ImageBatches
@@ -17,6 +16,7 @@ from longtail.params import Params
 from longtail.spec import InputError
 from longtail.stages.job import Job, run_stage
 from longtail.training.hardware import compile_stages, select_device, select_precision, should_compile
+from longtail.training.inference import validation_accuracy
 from longtail.training.loop import History, Run, fit
 from longtail.training.objective import Objective
 from longtail.workspace import checkpoints, code_digest, digest_of
