@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import together
 import torch
-from together import CASES, Case, train
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import together
 from longtail import distributed
 from longtail.loading.batches import Batch
 from longtail.loading.reading import read, read_share
 from longtail.training.loop import History
+from together import CASES, Case, train
 
 SUPPORT = Path(__file__).parent / "support"
 ROUNDING = 2e-6  # of weights of about 1 after four epochs in float32

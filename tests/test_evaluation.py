@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import loop_calibration_error, predict
 from pydantic import ValidationError
 from sklearn.metrics import f1_score
 from torch import Tensor
@@ -25,6 +24,7 @@ from longtail.evaluation import (
     summarize,
 )
 from longtail.spec import InputError
+from oracles import loop_calibration_error, predict
 
 SPEC = EvaluationSpec(many_above=100, few_below=20, index_ranges=None)
 

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from banks import CPU, biased_network, copied, make_bank, make_plan, make_run, same
 from pydantic import TypeAdapter
-from trained import trained_network
-from unions import members, name_of
 
+from banks import CPU, biased_network, copied, make_bank, make_plan, make_run, same
 from longtail.balancers import Balancer
 from longtail.features.bank import ExtractSpec, FeatureBank, extract
 from longtail.images.labeled import LongTailSplit
@@ -18,6 +16,8 @@ from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.training.inference import features_of
 from longtail.training.loop import History
+from trained import trained_network
+from unions import members, name_of
 
 ROWS: dict[str, dict[str, Any]] = {
     "keep": {},

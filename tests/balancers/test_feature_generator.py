@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from banks import COUNTS, CPU, copied, make_bank, same
-from calibration_oracle import Moments, calibrated, covariance_of, mean_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import longtail.balancers.glag
+from banks import COUNTS, CPU, copied, make_bank, same
+from calibration_oracle import Moments, calibrated, covariance_of, mean_of
 from longtail.balancers.glag import Confidence, GeneratedBatch, GeneratedBatches, Generation, inverse_tukey
 from longtail.features.bank import FeatureBank
 from longtail.features.statistics import ClassStatistics

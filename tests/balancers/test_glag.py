@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, make_run, same
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, make_run, same
 from longtail.balancers.glag import (
     GLAG,
     Confidence,

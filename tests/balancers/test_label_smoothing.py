@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-import oracles
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import oracles
 from longtail.balancers.mislas import LabelAwareSmoothing, smoothed_cross_entropy
 
 COUNTS = [500, 120, 31, 7, 5]

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import oracles
 import pytest
-import tiny
 import torch
-from banks import CPU, make_bank, make_plan, make_run
 from torch import Tensor, nn
-from trained import trained_network
 
+import oracles
+import tiny
+from banks import CPU, make_bank, make_plan, make_run
 from longtail.balancers.crt import ClassifierStep
 from longtail.balancers.lws import ScaleStep
 from longtail.balancers.mislas import ClassAwareBatches, MiSLAS, MiSLASStep, batch_norms, statistics_of
@@ -23,6 +22,7 @@ from longtail.models.network import Network
 from longtail.spec import InputError
 from longtail.training.inference import features_of
 from longtail.training.loop import History, fit
+from trained import trained_network
 
 AUGMENTATION = {"crop": "none", "pad": 0, "flip": True, "jitter": 0.3, "policy": "none", "cutout": 0}
 BANK = make_bank(tiny.COUNTS)  # nothing of it is asked but its place in the signature

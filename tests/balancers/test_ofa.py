@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_feature_fusion import TAU_G, TAU_S, fused_oracle
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from longtail.models.network import Network
 from longtail.seeding import generator
 from longtail.spec import InputError
 from longtail.training.loop import History
-from test_feature_fusion import TAU_G, TAU_S, fused_oracle
 from trained import trained_network
 
 AUGMENTATION = {"crop": "pad", "pad": 1, "flip": True, "jitter": 0.0, "policy": "none", "cutout": 0}

@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import tiny
 from longtail.features.bank import ExtractSpec, FeatureBank, extract
 from longtail.images.labeled import LabeledImages, LongTailSplit
 from longtail.loading.augmentation import Augmentation

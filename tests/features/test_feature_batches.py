@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, same
 
+from banks import COUNTS, CPU, biased_network, copied, make_bank, make_plan, same
 from longtail.features.bank import FeatureBank
 from longtail.features.batches import FeatureBatches, validation_accuracies, validation_row
 from longtail.loading.sampling import Balanced

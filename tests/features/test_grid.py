@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from banks import make_bank, make_run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from banks import make_bank, make_run
 from longtail.features.grid import Grid, choose_tau
 from longtail.models.classifier import Classifier
 from longtail.spec import InputError

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from calibration_oracle import Moments, Rows, calibrated, covariance_of, mean_of, support_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from calibration_oracle import Moments, Rows, calibrated, covariance_of, mean_of, support_of
 from longtail.features.statistics import ClassStatistics, Support, draw_calibrated, rows_by_class, support_sets
 
 DRAWS = 100_000

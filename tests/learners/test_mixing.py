@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import oracles
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mixed import DRW, at, differ, make_objective, make_step
-from tiny import COUNTS
 from torch import Tensor
 
+import oracles
 from longtail.learners.mixing import blend, draw_partners, draw_share, mixed_objective, share_while
 from longtail.learners.mixup import Mixup
 from longtail.losses.am_softmax import AMSoftmax
@@ -21,6 +19,8 @@ from longtail.losses.focal import Focal
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.losses.ldam import LDAM
 from longtail.seeding import generator
+from mixed import DRW, at, differ, make_objective, make_step
+from tiny import COUNTS
 
 Formula = Callable[[list[float], int], float]
 PROGRESS = 0.6

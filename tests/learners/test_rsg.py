@@ -4,12 +4,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from pydantic import TypeAdapter, ValidationError
-from rsg_oracle import ROW, STEPS, compare, make_batch, make_step, row
 from torch import Tensor
 
+import tiny
 from longtail.learners import Learner
 from longtail.learners.plain import Plain
 from longtail.learners.rsg import RSG, RSGStep
@@ -24,6 +23,7 @@ from longtail.spec import InputError
 from longtail.training.loop import History, Run, fit
 from longtail.training.objective import Objective
 from longtail.training.plans import CosineSchedule, Optimisation
+from rsg_oracle import ROW, STEPS, compare, make_batch, make_step, row
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from photos import write_photos
 from torch import Tensor
 
 from longtail.images.decoding import decode
@@ -17,6 +16,7 @@ from longtail.loading.reading import CHUNK_BYTES
 from longtail.loading.sampling import Balanced, Sampler, epoch_indices, epoch_length
 from longtail.seeding import generator
 from longtail.spec import InputError
+from photos import write_photos
 
 STRONG = Augmentation(crop="pad", pad=2, flip=True, jitter=0.0, policy="autoaugment", cutout=4)
 RESIZED = Augmentation(crop="resized", pad=0, flip=True, jitter=0.4, policy="none", cutout=0)

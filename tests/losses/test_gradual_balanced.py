@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import adjusted_cross_entropy, gradual_alpha
 from pydantic import ValidationError
 from torch import Tensor
 
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.seeding import generator
+from oracles import adjusted_cross_entropy, gradual_alpha
 
 CONVEX = GradualBalanced(form="convex", s=1, c=2)
 LINEAR = GradualBalanced(form="linear", s=1, c=1)

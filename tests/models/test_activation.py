@@ -1,10 +1,10 @@
 """Class activation maps against their sum, against Grad-CAM, and where they show nothing."""
 
 import pytest
-import tiny
 import torch
 from torch.nn import functional as F
 
+import tiny
 from longtail.models.activation import activation_maps, min_max
 from longtail.seeding import generator
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_project import git
 
 from pipelines.clone import run_file, update_clone
 from pipelines.failures import PipelineError, UserError
 from pipelines.variants import read_variant
+from small_project import git
 
 pytest_plugins = ["pipeline_fixtures"]
 

@@ -8,6 +8,7 @@ from importlib.metadata import requires
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
 from small_project import REPOSITORY
 
 

@@ -3,9 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_project import has_ended
 
 from pipelines.processes import Finished, environment, run
+from small_project import has_ended
 
 CHILD = "sleep 60 & echo $! > child; "  # a stage that would live on
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from small_project import has_ended
 
 pytest_plugins = ["pipeline_fixtures"]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL
-from sweep_project import BETA, assert_stops_clean, most_at_once, notes, run_all
 
 from pipelines.failures import UserError
 from pipelines.sweep import main, runner_for
+from sweep_project import BETA, assert_stops_clean, most_at_once, notes, run_all
 
 pytest_plugins = ["sweep_fixtures"]
 

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sweep_project import BETA
 
 from pipelines.failures import UserError
 from pipelines.sweep_plan import Trial, plan_sweep
+from sweep_project import BETA
 
 pytest_plugins = ["sweep_fixtures"]
 

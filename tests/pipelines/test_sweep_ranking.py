@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 from outcomes import ABOUT, failed, outcome, summary
-
 from pipelines.sweep_ranking import best_setting, mean_of, ranked
 from pipelines.sweep_table import advice
 

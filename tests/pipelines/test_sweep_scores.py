@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_project import REPOSITORY
 
 from banks import biased_network, make_bank
 from longtail.features.bank import FeatureBank
@@ -16,6 +15,7 @@ from longtail.models.network import Network
 from longtail.params import Params, load_params
 from longtail.spec import InputError
 from pipelines.sweep_scores import summaries
+from small_project import REPOSITORY
 
 
 @pytest.fixture

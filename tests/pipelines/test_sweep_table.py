@@ -2,9 +2,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from outcomes import ABOUT, failed, outcome
 from rich.console import Console
 
+from outcomes import ABOUT, failed, outcome
 from pipelines.sweep_table import Provenance, advice, markdown, terminal_table
 from pipelines.sweep_table import write_results as write
 from pipelines.sweep_trial import Outcome

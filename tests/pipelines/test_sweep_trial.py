@@ -2,10 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
-from small_project import REPOSITORY
 
 from pipelines.sweep_plan import plan_sweep
 from pipelines.sweep_trial import read_outcome, threads_of, timestamp
+from small_project import REPOSITORY
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 10_000])

@@ -1,9 +1,8 @@
 from pathlib import Path
 
-from sweep_project import BETA
-
 from pipelines.sweep_plan import plan_sweep
 from pipelines.sweep_waves import waves
+from sweep_project import BETA
 
 pytest_plugins = ["sweep_fixtures"]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from small_project import REPOSITORY, git
 
 from longtail.report.results import load
 from pipelines.bare import _identity, _take_split
 from pipelines.failures import UserError
 from pipelines.table import Estimate, wanted
+from small_project import REPOSITORY, git
 
 pytest_plugins = ["pipeline_fixtures"]
 

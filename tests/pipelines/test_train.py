@@ -12,10 +12,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import Artifact, FlowRun, State, TaskRun
 from prefect.settings import PREFECT_API_URL
-from small_project import has_ended
 
 from pipelines.failures import PipelineError, TransientError, UserError
 from pipelines.train import LineLog, describe, main, train
+from small_project import has_ended
 
 pytest_plugins = ["pipeline_fixtures"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from judged import ANIMALS, GROUPS, IMAGES, SAME, a_gate, answers, check_of, decide, models
 
+from judged import ANIMALS, GROUPS, IMAGES, SAME, a_gate, answers, check_of, decide, models
 from longtail.retraining.bootstrap import interval, pair, resampled_gains
 from longtail.retraining.gate import judge
 from longtail.seeding import generator

@@ -4,10 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from predictors import make_predictor
 
+import tiny
 from longtail.evaluation import EvaluationSpec
 from longtail.images.labeled import LabeledImages, LongTailSplit
 from longtail.models.classifier import Classifier
@@ -16,6 +15,7 @@ from longtail.retraining.comparison import answers_of, compare
 from longtail.retraining.gate import Allowances, Gate
 from longtail.serving.predictor import Predictor, encode_png
 from longtail.spec import InputError
+from predictors import make_predictor
 
 GATE = Gate(
     minimum_gain=0.0,

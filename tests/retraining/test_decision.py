@@ -4,8 +4,8 @@ import json
 import re
 
 from hypothesis import given
-from judged import ANIMALS, POOL, SAME, Case, a_gate, answers, cases, check_of, decide, failed
 
+from judged import ANIMALS, POOL, SAME, Case, a_gate, answers, cases, check_of, decide, failed
 from longtail.retraining.gate import judge
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judged import POOL, SAME, Case, a_gate, cases, check_of, decide, failed
-from oracles import loop_calibration_error
 
+from judged import POOL, SAME, Case, a_gate, cases, check_of, decide, failed
 from longtail.retraining.gate import Answers, Gate, judge
+from oracles import loop_calibration_error
 
 
 def loop_answer(model: Answers, row: int) -> str:

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import photos
 import pytest
 
+import photos
 from longtail.data.assignment import Side, read_assignment, write_assignment
 from longtail.data.image_folder import ImageFolder
 from longtail.data.image_list import ImageList

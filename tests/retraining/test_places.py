@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import photos
 import pytest
 
+import photos
 from longtail.data.image_folder import ImageFolder
 from longtail.data.image_list import ImageList
 from longtail.retraining.places import Place, Places, find_places

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch import Tensor
+
 from example_nights import champion_of, decisions, example, registry_of
 from servers import LocalMLflow, LocalPrefect
-from torch import Tensor
 
 if TYPE_CHECKING:  # not installed everywhere
     from playwright.sync_api import Page

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from running import HOST, QUIET, READY_SECONDS, free_port
-from servers import CREDENTIALS, S3, Composed, MLflow, PostgreSQL, Prefect
 
 from clones import Clone
+from running import HOST, QUIET, READY_SECONDS, free_port
+from servers import CREDENTIALS, S3, Composed, MLflow, PostgreSQL, Prefect
 
 pytest_plugins = ["service_fixtures"]
 pytestmark = pytest.mark.services

@@ -11,13 +11,13 @@ import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from remote_project import METHOD, STAGES
-from servers import S3, VARIABLES, MLflow
 
 from clones import Clone
 from longtail.evaluation import load_predictions
 from longtail.images.split_files import load_split
 from longtail.serving.predictor import encode_png
+from remote_project import METHOD, STAGES
+from servers import S3, VARIABLES, MLflow
 
 pytest_plugins = ["remote_fixtures"]
 pytestmark = pytest.mark.services

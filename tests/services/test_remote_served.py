@@ -13,9 +13,6 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
-from remote_project import METHOD, OTHER
-from running import Server, answers
-from servers import MLflow
 from torch import Tensor
 
 from clones import Clone
@@ -23,6 +20,9 @@ from longtail.evaluation import load_predictions
 from longtail.images.split_files import load_split
 from longtail.serving.client import Client, ClientError
 from longtail.serving.predictor import Predictor, encode_png, gather
+from remote_project import METHOD, OTHER
+from running import Server, answers
+from servers import MLflow
 
 pytest_plugins = ["remote_fixtures"]
 pytestmark = pytest.mark.services

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crawling import Crawling
 from mlflow import MlflowClient
 from mlflow.entities import Run
+
+from clones import Clone
+from crawling import Crawling
+from longtail.tracking.stage import PAUSE
 from remote_project import EPOCHS, METHOD, STAGES, copy_of
 from running import free_port, suspended
 from servers import S3, MLflow, PostgreSQL
-
-from clones import Clone
-from longtail.tracking.stage import PAUSE
 
 pytest_plugins = ["remote_fixtures"]
 pytestmark = pytest.mark.services

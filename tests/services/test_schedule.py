@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from example_nights import decisions, example
 from running import QUIET, inherited
 from servers import LocalPrefect

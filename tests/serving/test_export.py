@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from longtail.models import NetworkSpec
 from longtail.models.saved import NetworkDescription
 from longtail.serving import export as command

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
+import tiny
 from longtail.models import NetworkSpec
 from longtail.models.classifier import Classifier, CosineClassifier
 from longtail.models.network import Network

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from predictors import PARAMS, make_predictor
 
+import tiny
 from longtail.data.split import build_split
 from longtail.images.labeled import ImageFiles, LabeledImages, LongTailSplit
 from longtail.models.classifier import Classifier
@@ -22,6 +21,7 @@ from longtail.params import load_params
 from longtail.serving.predictor import BATCH, Predictor, Served, encode_png, example_image, gather
 from longtail.spec import InputError
 from longtail.training.inference import features_of
+from predictors import PARAMS, make_predictor
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 

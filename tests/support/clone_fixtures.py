@@ -1,6 +1,7 @@
 """The clone that the tests of the graph share, made once; a module that needs it says `pytest_plugins`."""
 
 import pytest
+
 from clones import Clone, shrink
 
 

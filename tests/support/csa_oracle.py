@@ -12,10 +12,10 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-import tiny
 import torch
 from torch import Tensor
 
+import tiny
 from longtail.learners.csa import CSA, CSAStep
 from longtail.loading.batches import Batch
 from longtail.losses.cross_entropy import CrossEntropy

@@ -1,8 +1,8 @@
 """A tiny network that forks: the one of `tiny`, with its last stage twice."""
 
-import tiny
 from torch import nn
 
+import tiny
 from longtail.models.classifier import LinearClassifier
 from longtail.models.fork import Fork
 from longtail.models.network import Network

@@ -3,10 +3,10 @@
 from copy import deepcopy
 from typing import Any
 
-import tiny
 import torch
 from torch import Tensor, nn
 
+import tiny
 from longtail.learners.plain import Plain
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.models.network import Network

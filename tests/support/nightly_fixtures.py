@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-import photos
 import pytest
-from clones import ROOT, Clone
 
+import photos
+from clones import ROOT, Clone
 from pipelines.notify import WEBHOOK
 
 

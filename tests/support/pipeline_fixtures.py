@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness
+
 from small_project import CHECK, REPOSITORY, RESULTS, SCRIPT, STAGES, git
 
 

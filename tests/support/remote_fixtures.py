@@ -1,6 +1,7 @@
 """A small pipeline that has run against the shared servers; a module that needs it says `pytest_plugins`."""
 
 import pytest
+
 from clones import Clone
 from remote_project import shrink_further
 from servers import S3, VARIABLES

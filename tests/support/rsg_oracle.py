@@ -10,10 +10,10 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-import tiny
 import torch
 from torch import Tensor
 
+import tiny
 from longtail.learners.rsg import RSG, ContrastiveModule, RSGStep
 from longtail.loading.batches import Batch
 from longtail.losses.cross_entropy import CrossEntropy

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from running import QUIET
 from servers import CREDENTIALS, S3, VARIABLES, MLflow, PostgreSQL, unavailable
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from small_project import REPOSITORY
 from sweep_project import make_sweep_project
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from banks import biased_network, make_bank
-from small_project import REPOSITORY, git, has_ended
 
+from banks import biased_network, make_bank
 from pipelines.sweep import sweep_all
 from pipelines.sweep_plan import plan_sweep
 from pipelines.sweep_table import Provenance
 from pipelines.sweep_trial import Outcome
+from small_project import REPOSITORY, git, has_ended
 
 BETA = "methods.glag.balancer.beta_0"
 STAGES = """

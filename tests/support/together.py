@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import tiny
 import torch
 from torch import nn
 
+import tiny
 from longtail.distributed import joined, meet, rank
 from longtail.images.labeled import LabeledImages
 from longtail.learners.plain import Plain

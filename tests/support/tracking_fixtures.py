@@ -9,13 +9,12 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
-from tracked import EPOCHS
 
+import tiny
 from longtail.evaluation import Predictions, evaluate, metrics_document, save_predictions
 from longtail.images.split_files import save_split
 from longtail.models.classifier import Classifier
@@ -23,6 +22,7 @@ from longtail.models.saved import NetworkDescription, save_weights
 from longtail.params import Params, load_params
 from longtail.report.leaderboard import save_metrics
 from longtail.training.inference import features_of
+from tracked import EPOCHS
 
 ROOT = Path(__file__).parents[2]
 TRACKING_VARIABLES = ("LONGTAIL_", "MLFLOW_", "DVC_", "DO_NOT_TRACK", "GIT_")

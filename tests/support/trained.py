@@ -3,10 +3,10 @@
 from copy import deepcopy
 from functools import cache
 
-import tiny
 import torch
 from torch.nn import functional as F
 
+import tiny
 from longtail.models.network import Network
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow.entities import LoggedModelOutput
-from registry_processes import Ended, Processes
 from test_server import free_port, mlflow_server
 
 import tiny
@@ -26,6 +25,7 @@ from longtail.spec import InputError
 from longtail.tracking.outputs import Outputs
 from longtail.tracking.promotion import main
 from longtail.tracking.registry import Registry, open_registry
+from registry_processes import Ended, Processes
 from tracked import Recorded, run_stage
 
 pytest_plugins = ["tracking_fixtures"]

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.data import get_source
-from processes import print_experiment, run_all, run_every_stage, train_and_die
 
 import tiny
 from longtail.params import Params
 from longtail.tracking import close_parent, open_parent, stage_run
 from longtail.tracking.outputs import Outputs, all_outputs
+from processes import print_experiment, run_all, run_every_stage, train_and_die
 from tracked import EPOCHS, Recorded, run_pipeline, run_stage
 
 pytest_plugins = ["tracking_fixtures"]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch._dynamo.utils import counters
 
+import tiny
 from longtail.params import load_params
 from longtail.spec import InputError
 from longtail.training import hardware

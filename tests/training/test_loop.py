@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
+import tiny
 from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.classifier import LinearClassifier

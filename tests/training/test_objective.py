@@ -8,15 +8,6 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from oracles import (
-    adjusted_cross_entropy,
-    am_softmax,
-    class_balanced_weights,
-    focal,
-    gradual_alpha,
-    ldam,
-    weighted_mean,
-)
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,6 +20,15 @@ from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.losses.ldam import LDAM
 from longtail.seeding import generator
 from longtail.training.objective import Objective, Reweighting
+from oracles import (
+    adjusted_cross_entropy,
+    am_softmax,
+    class_balanced_weights,
+    focal,
+    gradual_alpha,
+    ldam,
+    weighted_mean,
+)
 
 COUNTS = torch.tensor([500, 81, 20, 3, 1])
 CLASS_BALANCED = Reweighting(beta=0.9999, start=0, divisor="weights")
