@@ -37,7 +37,7 @@ from longtail.serving.exported_program import export
 from longtail.spec import InputError
 from longtail.tracking import candidates
 from longtail.tracking.candidates import PASSED, PROMOTED, REFUSED, Verdict
-from longtail.tracking.registry import Registry, open_registry
+from longtail.tracking.registered_model import Registry, open_registry
 from longtail.tracking.versions import Version
 from longtail.workspace import digest_of, only_writer
 from pipelines.clone import ASSIGNMENT, git

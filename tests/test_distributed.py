@@ -14,7 +14,7 @@ import together
 from longtail import distributed
 from longtail.loading.batches import Batch
 from longtail.loading.reading import read, read_share
-from longtail.training.loop import History
+from longtail.training.loop import History, Step
 from together import CASES, Case, train
 
 SUPPORT = Path(__file__).parent / "support"
@@ -82,7 +82,7 @@ def test_two_processes_train_the_weights_of_one(name: str, saved: list[Any], alo
     assert [row["val_accuracy"] for row in together_history] == [row["val_accuracy"] for row in history]
 
 
-class MeanOfMeans(nn.Module):
+class MeanOfMeans(Step):
     """What averaging the shares' own objectives would train: the mistake to tell from rounding."""
 
     def __init__(self, case: Case) -> None:
@@ -162,7 +162,7 @@ def test_one_process_continues_what_two_began_and_says_so(
 # --- BatchNorm, for what it is ------------------------------------------------------------------------------------
 
 
-class ByShares(nn.Module):
+class ByShares(Step):
     """One process that normalises each of two shares by itself, and keeps the statistics of the first."""
 
     def __init__(self, case: Case) -> None:

@@ -14,6 +14,7 @@ from longtail.features.bank import ExtractSpec
 from longtail.learners import Learner
 from longtail.loading.sampling import Balanced, Sampler
 from longtail.losses import Loss
+from longtail.losses.base import LossSpec
 from longtail.models import NetworkSpec
 from longtail.retraining.settings import Retraining
 from longtail.spec import InputError, Member, Spec
@@ -99,7 +100,7 @@ class Params(Spec):
                 f"Write representations.{representation}.network: {{classifier: {member.needs_classifier}}}."
             )
 
-    def _check_scale(self, name: str, loss: Member) -> None:
+    def _check_scale(self, name: str, loss: LossSpec) -> None:
         scale = self.network_of(name).scale
         if loss.logit_scale != 1 and scale != 1:
             raise ValueError(

@@ -36,24 +36,6 @@ class Member(Spec):
     Attributes:
         needs_classifier: the kind of network.classifier without which the formula has no meaning: margins on cosines,
             class activation maps of a linear layer.
-        batches: of a learner, how many samplers its row lists: each step has one batch of each.
-        needs_start: of a learner, whether its row starts from the weights of another row.
-        trains_afresh: of a learner, whether those weights are only looked at (M2m's seed network) while the network
-            that is trained starts fresh.
-        varies_from: of a learner, the first network stage whose batches vary in size; None where none do.
     """
 
     needs_classifier: ClassVar[Literal["linear", "cosine"] | None] = None
-    batches: ClassVar[int] = 1
-    needs_start: ClassVar[bool] = False
-    trains_afresh: ClassVar[bool] = False
-
-    @property
-    def varies_from(self) -> int | None:
-        """Return the index of the first stage that sees batches of varying size."""
-        return None
-
-    @property
-    def logit_scale(self) -> float:
-        """Return what a loss multiplies bare cosines by; the trained classifier keeps it, for its probabilities."""
-        return 1.0

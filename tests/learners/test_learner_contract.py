@@ -16,7 +16,7 @@ from longtail.loading.sampling import Sampler
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.network import Network
 from longtail.seeding import generator
-from longtail.training.loop import History, Run, fit
+from longtail.training.loop import History, Run, Step, fit
 from longtail.training.objective import Objective, Reweighting
 from longtail.training.plans import CosineSchedule, Optimisation
 from unions import members, name_of
@@ -105,11 +105,9 @@ def network_for(row: dict[str, Any], seed: int = 0) -> Network:
     return NETWORKS.get(row["name"], tiny.make_network)(seed)
 
 
-def step_for(row: dict[str, Any], network: Network) -> nn.Module:
+def step_for(row: dict[str, Any], network: Network) -> Step:
     loss, deferred = GradualBalanced(form="convex", s=1, c=2), Reweighting(beta=0.99, start=0.5, divisor="weights")
-    step: nn.Module = LEARNERS[row["name"]](**row).step_for(
-        network, Objective(loss, deferred, torch.tensor(tiny.COUNTS))
-    )
+    step: Step = LEARNERS[row["name"]](**row).step_for(network, Objective(loss, deferred, torch.tensor(tiny.COUNTS)))
     return step
 
 
@@ -121,9 +119,7 @@ def ready(batch: Batch) -> Batch:
     return Batch(batch.images / 255, batch.labels)
 
 
-def train(
-    row: dict[str, Any], samplers: tuple[Sampler, ...], seed: int = 0, **more: Any
-) -> tuple[nn.Module, list[History]]:
+def train(row: dict[str, Any], samplers: tuple[Sampler, ...], seed: int = 0, **more: Any) -> tuple[Step, list[History]]:
     step = step_for(row, network_for(row, seed))
     where = Run(name="train@tiny seed 0", seed=seed, device=torch.device("cpu"), **more)
     return step, fit(step, batches_for(samplers, seed), PLAN, where)

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 
 import photos
 from longtail.retraining.inventory import hold
-from longtail.tracking.registry import open_registry
+from longtail.tracking.registered_model import open_registry
 from pipelines.failures import PipelineError, UserError
 from pipelines.retrain import main, retrain
 

@@ -32,7 +32,7 @@ TOLERANCE = 1e-6  # of a probability: float32 through JSON, in batches of anothe
 # Argument: a run. In a process of its own, since connecting to MLflow changes the process's environment.
 PROMOTE = """
 import pathlib, sys
-from longtail.tracking.registry import Registry
+from longtail.tracking.registered_model import Registry
 from longtail.tracking.server import connect
 registry = Registry(connect(pathlib.Path.cwd()), "longtail", pathlib.Path.cwd())
 registry.promote(registry.register(sys.argv[1], {}).number)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from longtail.tracking.registry import Registry
+from longtail.tracking.registered_model import Registry
 from longtail.tracking.server import connect
 
 ROOT = Path(__file__).parents[2]

@@ -121,13 +121,13 @@ def _die_before(k: int) -> None:
 
 
 def _command(*arguments: str) -> int:
-    from longtail.tracking.promotion import main
+    from longtail.tracking.registry import main
 
     return main(arguments)
 
 
 def _register(_: str, name: str, run: str) -> int:
-    from longtail.tracking.registry import open_registry
+    from longtail.tracking.registered_model import open_registry
 
     print(open_registry(Path.cwd(), name).register(run, {"longtail.data": "abc"}).number)
     return 0
@@ -147,7 +147,7 @@ OPERATIONS: dict[str, Callable[..., int]] = {"register": _register, "predict": _
 
 
 if __name__ == "__main__":
-    for module in ("mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_store", "longtail.tracking.promotion"):
+    for module in ("mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_store", "longtail.tracking.registry"):
         import_module(module)
     import_module("mlflow").MlflowClient(f"sqlite:///{sys.argv[1]}").search_registered_models()
     for line in sys.stdin:

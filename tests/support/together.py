@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import tiny
 from longtail.distributed import joined, meet, rank
@@ -21,7 +20,7 @@ from longtail.losses.cross_entropy import CrossEntropy
 from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models import NetworkSpec, build_network
 from longtail.models.network import Network
-from longtail.training.loop import History, Run, fit
+from longtail.training.loop import History, Run, Step, fit
 from longtail.training.objective import Objective, Reweighting
 from longtail.training.plans import Optimisation
 
@@ -81,7 +80,7 @@ def batches(case: Case) -> ImageBatches:
     return ImageBatches(images(), (case.sampler,), case.batch_size, augmentation, EPOCHS, 0)
 
 
-def train(case: Case, checkpoint: Path | None = None, step: nn.Module | None = None, **more: Any) -> Any:
+def train(case: Case, checkpoint: Path | None = None, step: Step | None = None, **more: Any) -> Any:
     """Train and return the step's state and the history."""
     rows = {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "warmup": 1}
     plan = Optimisation.model_validate(

@@ -13,7 +13,7 @@ from longtail.params import Params
 from longtail.tracking import candidates
 from longtail.tracking.candidates import Verdict, is_settled, log_verdict, register_trained, say_verdict
 from longtail.tracking.outputs import Outputs
-from longtail.tracking.registry import Registry, open_registry
+from longtail.tracking.registered_model import Registry, open_registry
 from tracked import Recorded, run_stage
 
 pytest_plugins = ["tracking_fixtures"]

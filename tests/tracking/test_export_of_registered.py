@@ -10,7 +10,7 @@ from longtail.serving.export import load
 from longtail.serving.predictor import gather
 from longtail.spec import InputError
 from longtail.tracking.outputs import Outputs
-from longtail.tracking.registry import Registry
+from longtail.tracking.registered_model import Registry
 from longtail.tracking.server import connect
 from tracked import Recorded, run_stage
 

@@ -21,7 +21,7 @@ from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
 from longtail.seeding import generator, seeded
 from longtail.spec import InputError
-from longtail.training.loop import History, Run, fit
+from longtail.training.loop import History, Run, Step, fit
 from longtail.training.objective import Objective, Reweighting
 from longtail.training.plans import ConstantSchedule, CosineSchedule, Optimisation, Plan, Schedule, StepSchedule
 
@@ -60,7 +60,7 @@ class Shuffled:
         self.past = state["past"]
 
 
-class NoisyStep(nn.Module):
+class NoisyStep(Step):
     """A step with everything that a resume could forget: buffers, dropout, draws of its own, deferred weights."""
 
     seen: Tensor
@@ -85,7 +85,7 @@ class NoisyStep(nn.Module):
         return value
 
 
-class Quiet(nn.Module):
+class Quiet(Step):
     """Cross entropy, and in which precision the network multiplied."""
 
     multiplied: torch.dtype
@@ -102,7 +102,7 @@ class Quiet(nn.Module):
         return value
 
 
-class Recorder(nn.Module):
+class Recorder(Step):
     """A step whose loss is the sum of two weights, and which writes down what it is given."""
 
     def __init__(self) -> None:

@@ -9,9 +9,10 @@ Limits    equal counts: plain re-training on balanced data
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from longtail.balancers.base import BalancerSpec
 from longtail.features.bank import FeatureBank
 from longtail.features.batches import FeatureBatch, FeatureBatches, validation_accuracies, validation_row
 from longtail.images.labeled import LongTailSplit
@@ -19,12 +20,11 @@ from longtail.loading.sampling import BalancedSampler
 from longtail.models.classifier import Classifier, LinearClassifier
 from longtail.models.network import Network
 from longtail.seeding import seeded
-from longtail.spec import Member
-from longtail.training.loop import History, Run, fit
+from longtail.training.loop import History, Run, Step, fit
 from longtail.training.plans import Optimisation
 
 
-class CRT(Member):
+class CRT(BalancerSpec):
     """Re-train the classifier from scratch.
 
     Args:
@@ -37,10 +37,6 @@ class CRT(Member):
     name: Literal["crt"] = "crt"
     sampler: BalancedSampler
     plan: Optimisation
-
-    def without_validation(self) -> str | None:
-        """Return None: nothing here needs validation images."""
-        return None
 
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run
@@ -61,7 +57,7 @@ class CRT(Member):
         return step.classifier.export(), history
 
 
-class ClassifierStep(nn.Module):
+class ClassifierStep(Step):
     """Cross entropy of a classifier on features."""
 
     def __init__(self, classifier: LinearClassifier) -> None:

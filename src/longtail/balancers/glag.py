@@ -39,6 +39,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from longtail.balancers.base import BalancerSpec
 from longtail.features.balanced_rows import Union, balanced_union
 from longtail.features.bank import FeatureBank
 from longtail.features.batches import validation_accuracies, validation_row
@@ -50,7 +51,7 @@ from longtail.losses.gradual_balanced import GradualBalanced
 from longtail.models.classifier import Classifier, tukey
 from longtail.models.network import Network
 from longtail.seeding import generator
-from longtail.spec import InputError, Member, Spec
+from longtail.spec import InputError, Spec
 from longtail.training.loop import History, Run, fit
 from longtail.training.plans import Optimisation
 
@@ -347,7 +348,7 @@ class Distillation(Spec):
     alpha: GradualBalanced
 
 
-class GLAG(Member):
+class GLAG(BalancerSpec):
     """Train the classifier on real and generated features.
 
     Args:

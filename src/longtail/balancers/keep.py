@@ -7,22 +7,18 @@ Limits    every other balancer becomes this one when its own parts are switched 
 
 from typing import Literal
 
+from longtail.balancers.base import BalancerSpec
 from longtail.features.bank import FeatureBank
 from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.spec import Member
 from longtail.training.loop import History, Run
 
 
-class Keep(Member):
+class Keep(BalancerSpec):
     """Return the network's own classifier."""
 
     name: Literal["keep"] = "keep"
-
-    def without_validation(self) -> str | None:
-        """Return None: nothing here needs validation images."""
-        return None
 
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run

@@ -18,17 +18,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from longtail.balancers.base import BalancerSpec
 from longtail.features.bank import FeatureBank
 from longtail.features.empty_classes import ruled_out
 from longtail.features.grid import Grid, NumberOrGrid, choose_tau
 from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.spec import Member
 from longtail.training.loop import History, Run
 
 
-class LogitAdjustment(Member):
+class LogitAdjustment(BalancerSpec):
     """Move the bias of the network's classifier.
 
     Args:

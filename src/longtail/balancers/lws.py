@@ -18,18 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longtail.balancers.base import BalancerSpec
 from longtail.features.bank import FeatureBank
 from longtail.features.batches import FeatureBatch, FeatureBatches, validation_accuracies, validation_row
 from longtail.images.labeled import LongTailSplit
 from longtail.loading.sampling import BalancedSampler
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.spec import Member
-from longtail.training.loop import History, Run, fit
+from longtail.training.loop import History, Run, Step, fit
 from longtail.training.plans import Optimisation
 
 
-class LWS(Member):
+class LWS(BalancerSpec):
     """Learn one scale per class.
 
     Args:
@@ -42,10 +42,6 @@ class LWS(Member):
     name: Literal["lws"] = "lws"
     sampler: BalancedSampler
     plan: Optimisation
-
-    def without_validation(self) -> str | None:
-        """Return None: nothing here needs validation images."""
-        return None
 
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run
@@ -65,7 +61,7 @@ class LWS(Member):
         return step.export(), history
 
 
-class ScaleStep(nn.Module):
+class ScaleStep(Step):
     """Cross entropy of a classifier whose logits are scaled per class; the scales are all that learns.
 
     Args:

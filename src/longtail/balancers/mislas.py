@@ -30,6 +30,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from longtail.balancers.base import BalancerSpec
 from longtail.features.bank import FeatureBank
 from longtail.features.batches import validation_accuracies, validation_row
 from longtail.features.scaled_classifier import LearningRates, ScaledClassifier
@@ -40,7 +41,7 @@ from longtail.loading.sampling import epoch_indices
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.seeding import generator
-from longtail.spec import InputError, Member, Spec
+from longtail.spec import InputError, Spec
 from longtail.training.inference import features_of
 from longtail.training.loop import History, Run, fit
 from longtail.training.plans import Optimisation
@@ -103,7 +104,7 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, eps: Tensor) -> Tenso
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-class MiSLAS(Member):
+class MiSLAS(BalancerSpec):
     """Train the classifier on images.
 
     Args:
@@ -120,10 +121,6 @@ class MiSLAS(Member):
     lr_factors: LearningRates
     augmentation: Augmentation
     plan: Optimisation
-
-    def without_validation(self) -> str | None:
-        """Return None: nothing here needs validation images."""
-        return None
 
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run

@@ -22,20 +22,20 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from longtail.balancers.base import BalancerSpec
 from longtail.features.bank import FeatureBank
 from longtail.features.batches import validation_accuracies, validation_row
 from longtail.features.empty_classes import ruled_out
 from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.spec import Member
 from longtail.training.inference import class_means
 from longtail.training.loop import History, Run
 
 Metric = Literal["cosine", "euclidean"]
 
 
-class NCM(Member):
+class NCM(BalancerSpec):
     """Classify by the nearest mean of clean training features.
 
     Args:
@@ -46,10 +46,6 @@ class NCM(Member):
     name: Literal["ncm"] = "ncm"
     space: Literal["raw", "unit", "centred_unit"]
     metric: Metric
-
-    def without_validation(self) -> str | None:
-        """Return None: nothing here needs validation images."""
-        return None
 
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run

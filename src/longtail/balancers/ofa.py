@@ -33,9 +33,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from longtail.balancers.base import BalancerSpec
 from longtail.features.bank import FeatureBank
 from longtail.features.batches import validation_accuracies, validation_row
 from longtail.features.head_classes import HeadClasses
@@ -46,12 +47,12 @@ from longtail.models.activation import activation_maps, min_max
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
 from longtail.seeding import generator
-from longtail.spec import InputError, Member
-from longtail.training.loop import History, Run, fit
+from longtail.spec import InputError
+from longtail.training.loop import History, Run, Step, fit
 from longtail.training.plans import Optimisation
 
 
-class OFA(Member):
+class OFA(BalancerSpec):
     """Fine-tune the classifier on tail samples fused in feature space.
 
     Args:
@@ -101,10 +102,6 @@ class OFA(Member):
     def tails(self) -> int:
         """N_t, tail images in a batch."""
         return self.plan.batch_size // (2 * (1 + self.fused_per_image))
-
-    def without_validation(self) -> str | None:
-        """Return None: nothing here needs validation images."""
-        return None
 
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run
@@ -214,7 +211,7 @@ class Composed(NamedTuple):
     labels: Tensor
 
 
-class FusionStep(nn.Module):
+class FusionStep(Step):
     """Cross entropy of the classifier on real and fused features."""
 
     def __init__(self, spec: OFA, network: Network) -> None:

@@ -15,16 +15,16 @@ from typing import Literal
 
 import torch
 
+from longtail.balancers.base import BalancerSpec
 from longtail.features.bank import FeatureBank
 from longtail.features.grid import Grid, NumberOrGrid, choose_tau
 from longtail.images.labeled import LongTailSplit
 from longtail.models.classifier import Classifier
 from longtail.models.network import Network
-from longtail.spec import Member
 from longtail.training.loop import History, Run
 
 
-class TauNorm(Member):
+class TauNorm(BalancerSpec):
     """Scale the network's classifier.
 
     Args:

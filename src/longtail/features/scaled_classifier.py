@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from longtail.models.classifier import Classifier
 from longtail.spec import Spec
+from longtail.training.loop import Step
 
 
 class LearningRates(Spec):
@@ -30,7 +31,7 @@ class LearningRates(Spec):
         return self
 
 
-class ScaledClassifier(nn.Module):
+class ScaledClassifier(Step):
     """A classifier with one learnable scale per class.
 
     Args:

@@ -16,22 +16,24 @@ Limits    alpha = 1: the first batch's objective on the conventional branch, wit
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from longtail.learners.base import LearnerSpec
 from longtail.models.fork import BACKBONES, Fork
 from longtail.models.network import Network
-from longtail.spec import InputError, Member
+from longtail.spec import InputError
+from longtail.training.loop import Step
 from longtail.training.objective import Objective
 
 
-class BBN(Member):
+class BBN(LearnerSpec):
     """Bilateral branches with cumulative learning, on a network that forks."""
 
     batches: ClassVar[int] = 2
 
     name: Literal["bbn"] = "bbn"
 
-    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+    def step_for(self, network: Network, objective: Objective) -> Step:
         """Return the module that `fit` trains.
 
         Raises:
@@ -40,7 +42,7 @@ class BBN(Member):
         return BBNStep(network, objective)
 
 
-class BBNStep(nn.Module):
+class BBNStep(Step):
     """The mixture of two objectives on the mixed features of two batches."""
 
     def __init__(self, network: Network, objective: Objective) -> None:

@@ -24,19 +24,20 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from longtail.learners.base import LearnerSpec
 from longtail.models.activation import activation_maps, min_max
 from longtail.models.network import Network
-from longtail.spec import Member
+from longtail.training.loop import Step
 from longtail.training.objective import Objective
 
 DEGREES, SCALES = (-45.0, 45.0), (0.8, 1.2)
 DRAWS = 6  # whether, which, angle, scale, down, right
 
 
-class CamBS(Member):
+class CamBS(LearnerSpec):
     """The objective of images some of whose objects have been moved.
 
     Args:
@@ -49,12 +50,12 @@ class CamBS(Member):
     name: Literal["cam_bs"] = "cam_bs"
     threshold: float = Field(ge=0)
 
-    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+    def step_for(self, network: Network, objective: Objective) -> Step:
         """Return the module that `fit` trains; the network's present weights stay those that see."""
         return CamBSStep(network, objective, self)
 
 
-class CamBSStep(nn.Module):
+class CamBSStep(Step):
     """objective(network(images with moved objects), labels); owns the network that sees objects, which stays frozen."""
 
     def __init__(self, network: Network, objective: Objective, spec: CamBS) -> None:

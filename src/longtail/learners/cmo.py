@@ -18,17 +18,18 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
+from longtail.learners.base import LearnerSpec
 from longtail.learners.mixing import draw_share, mixed_objective, share_while
 from longtail.models.network import Network
-from longtail.spec import Member
+from longtail.training.loop import Step
 from longtail.training.objective import Objective
 
 Box = tuple[int, int, int, int]
 
 
-class CMO(Member):
+class CMO(LearnerSpec):
     """The objective of uniform images with patches of class-balanced ones.
 
     Args:
@@ -52,12 +53,12 @@ class CMO(Member):
             raise ValueError(f"start {self.start:g} comes after stop {self.stop:g}; write a stop of at least the start")
         return self
 
-    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+    def step_for(self, network: Network, objective: Objective) -> Step:
         """Return the module that `fit` trains."""
         return CMOStep(network, objective, self)
 
 
-class CMOStep(nn.Module):
+class CMOStep(Step):
     """objective(network(backgrounds with patches), both labels)."""
 
     def __init__(self, network: Network, objective: Objective, spec: CMO) -> None:

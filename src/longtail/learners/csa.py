@@ -24,13 +24,15 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longtail.learners.base import LearnerSpec
 from longtail.learners.mixing import blend, draw_partners, draw_share, mixed_objective
 from longtail.models.activation import activation_maps, min_max
 from longtail.models.classifier import LinearClassifier
 from longtail.models.network import Network
 from longtail.seeding import seeded
-from longtail.spec import Member, Spec
+from longtail.spec import Spec
 from longtail.training.inference import confident, evaluating
+from longtail.training.loop import Step
 from longtail.training.objective import Objective
 
 
@@ -46,7 +48,7 @@ class UniformMixup(Spec):
     until: float = Field(ge=0, le=1)
 
 
-class CSA(Member):
+class CSA(LearnerSpec):
     """Uniform and balanced learning on one backbone, the balanced images in the contexts of others.
 
     Args:
@@ -82,12 +84,12 @@ class CSA(Member):
             raise ValueError(f"{mixing:g} is no share; write random, or a number in [0, 1]")
         return mixing
 
-    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+    def step_for(self, network: Network, objective: Objective) -> Step:
         """Return the module that `fit` trains."""
         return CSAStep(network, objective, self)
 
 
-class CSAStep(nn.Module):
+class CSAStep(Step):
     """L_u + L_b of a uniform and a balanced batch; owns f_b and the bank."""
 
     seen: Tensor

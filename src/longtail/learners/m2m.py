@@ -21,16 +21,17 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from longtail.learners.base import LearnerSpec
 from longtail.models.network import Network
-from longtail.spec import Member
 from longtail.training.inference import confident, evaluating
+from longtail.training.loop import Step
 from longtail.training.objective import Objective
 
 
-class M2m(Member):
+class M2m(LearnerSpec):
     """Plain learning at first, then class-balanced batches with translated images.
 
     Args:
@@ -56,12 +57,12 @@ class M2m(Member):
     steps: int = Field(ge=0)
     step_size: float = Field(ge=0)
 
-    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+    def step_for(self, network: Network, objective: Objective) -> Step:
         """Return the module that `fit` trains; the network's present weights become g's."""
         return M2mStep(network, objective, self)
 
 
-class M2mStep(nn.Module):
+class M2mStep(Step):
     """The objective of a uniform batch, later of a balanced one with translated images; owns g, which stays frozen."""
 
     def __init__(self, network: Network, objective: Objective, spec: M2m) -> None:

@@ -16,15 +16,16 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from longtail.learners.base import LearnerSpec
 from longtail.learners.mixing import blend, draw_partners, draw_share, mixed_objective, share_while
 from longtail.models.network import Network
-from longtail.spec import Member
+from longtail.training.loop import Step
 from longtail.training.objective import Objective
 
 
-class Mixup(Member):
+class Mixup(LearnerSpec):
     """The objective of blended images and both labels.
 
     Args:
@@ -37,12 +38,12 @@ class Mixup(Member):
     alpha: float = Field(ge=0)
     until: float = Field(ge=0, le=1)
 
-    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+    def step_for(self, network: Network, objective: Objective) -> Step:
         """Return the module that `fit` trains."""
         return MixupStep(network, objective, self)
 
 
-class MixupStep(nn.Module):
+class MixupStep(Step):
     """objective(network(blends), both labels)."""
 
     def __init__(self, network: Network, objective: Objective, spec: Mixup) -> None:

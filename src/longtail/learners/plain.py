@@ -5,27 +5,30 @@ Differs   nothing
 Limits    every other learner becomes this one when its own parts are switched off
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from longtail.learners.base import LearnerSpec
 from longtail.models.network import Network
-from longtail.spec import Member
+from longtail.training.loop import Step
 from longtail.training.objective import Objective
 
 
-class Plain(Member):
+class Plain(LearnerSpec):
     """Minimise the objective of logits and labels."""
+
+    several_devices: ClassVar[bool] = True
 
     name: Literal["plain"] = "plain"
 
-    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+    def step_for(self, network: Network, objective: Objective) -> Step:
         """Return the module that `fit` trains."""
         return PlainStep(network, objective)
 
 
-class PlainStep(nn.Module):
+class PlainStep(Step):
     """objective(network(images), labels)."""
 
     def __init__(self, network: Network, objective: Objective) -> None:

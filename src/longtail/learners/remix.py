@@ -16,15 +16,16 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from longtail.learners.base import LearnerSpec
 from longtail.learners.mixing import blend, draw_partners, draw_share, mixed_objective
 from longtail.models.network import Network
-from longtail.spec import Member
+from longtail.training.loop import Step
 from longtail.training.objective import Objective
 
 
-class Remix(Member):
+class Remix(LearnerSpec):
     """The objective of blended images, with labels in favour of rare classes.
 
     Args:
@@ -38,12 +39,12 @@ class Remix(Member):
     kappa: float = Field(ge=1)
     tau: float = Field(ge=0, le=1)
 
-    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+    def step_for(self, network: Network, objective: Objective) -> Step:
         """Return the module that `fit` trains."""
         return RemixStep(network, objective, self)
 
 
-class RemixStep(nn.Module):
+class RemixStep(Step):
     """objective(network(blends), both labels by their own shares)."""
 
     def __init__(self, network: Network, objective: Objective, spec: Remix) -> None:

@@ -41,9 +41,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from longtail.learners.base import LearnerSpec
 from longtail.models.network import Network
 from longtail.seeding import seeded
-from longtail.spec import InputError, Member
+from longtail.spec import InputError
+from longtail.training.loop import Step
 from longtail.training.objective import Objective
 
 WIDTH = 256  # channels of the contrastive module, "throughout the paper"
@@ -52,7 +54,7 @@ MVTerm = Literal["direction", "length", "contrast"]
 Form = Literal["paper", "reference"]
 
 
-class RSG(Member):
+class RSG(LearnerSpec):
     """Learning from a batch and from samples that a generator adds to its tail classes.
 
     Args:
@@ -107,7 +109,7 @@ class RSG(Member):
         """Return the first stage behind the generator."""
         return self.position
 
-    def step_for(self, network: Network, objective: Objective) -> nn.Module:
+    def step_for(self, network: Network, objective: Objective) -> Step:
         """Return the module that `fit` trains.
 
         Raises:
@@ -118,7 +120,7 @@ class RSG(Member):
         return RSGStep(network, objective, self)
 
 
-class RSGStep(nn.Module):
+class RSGStep(Step):
     """L_cls + lambda_cesc CESC + lambda_mv MV of a batch; owns the generator."""
 
     is_head: Tensor

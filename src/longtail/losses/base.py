@@ -10,6 +10,11 @@ from longtail.spec import Member
 class LossSpec(Member):
     """A loss of the union `Loss`: formula and numbers, without state."""
 
+    @property
+    def logit_scale(self) -> float:
+        """Return what the loss multiplies bare cosines by; the trained classifier keeps it, for its probabilities."""
+        return 1.0
+
     @abstractmethod
     def __call__(self, logits: Tensor, labels: Tensor, class_counts: Tensor, progress: Tensor) -> Tensor:
         """Return the loss per sample.

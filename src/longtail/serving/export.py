@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from longtail.serving.exported_program import export
 from longtail.serving.predictor import Predictor
 from longtail.spec import InputError
-from longtail.tracking.registry import reach_registry
+from longtail.tracking.registered_model import reach_registry
 from longtail.workspace import home
 
 __all__ = ["export", "load"]

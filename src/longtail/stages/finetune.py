@@ -33,8 +33,7 @@ def finetune(job: Job) -> None:
             classifier, history = method.balancer.fit(bank, network, split, run)
             classifier.save(job.folder(seed) / "classifier.safetensors")
             job.write_history(seed, history)
-            if hasattr(method.balancer, "generated"):  # for people to look at, in the report
-                examples = method.balancer.generated(bank, history, run)
+            if examples := method.balancer.generated(bank, history, run):  # to look at, in the report
                 save_file(examples, job.folder(seed) / "generated.safetensors")
 
 

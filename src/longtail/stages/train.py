@@ -28,10 +28,10 @@ def check_several(params: Params, row: str, devices: int) -> None:
     Raises:
         InputError: the row's learner looks at a batch as a whole, or a batch has fewer rows than there are devices.
     """
-    learner, batch_size = params.representations[row].learner.name, params.plan_of(row).batch_size
-    if learner != "plain":
+    learner, batch_size = params.representations[row].learner, params.plan_of(row).batch_size
+    if not learner.several_devices:
         raise InputError(
-            f"representations.{row}.learner is {learner}, but LONGTAIL_DEVICES is {devices}, and only the learner "
+            f"representations.{row}.learner is {learner.name}, but LONGTAIL_DEVICES is {devices}, and only the learner "
             "plain trains on several devices: others look at a whole batch at once. Unset LONGTAIL_DEVICES for it."
         )
     if batch_size < devices:

@@ -12,7 +12,7 @@ from typing import Any
 from longtail.params import Params
 from longtail.tracking import runs
 from longtail.tracking.outputs import Numbers, Outputs, flat_params
-from longtail.tracking.registry import Registry, trouble
+from longtail.tracking.registered_model import Registry, trouble
 from longtail.tracking.server import Server
 from longtail.tracking.sync import sync
 from longtail.tracking.versions import Version

@@ -1,175 +1,118 @@
-"""The models that were registered: which one serves, which one did before, and how to change that safely.
+"""The command of the registered models: show the versions, promote one, roll back.
 
     python -m longtail.tracking.registry show | promote VERSION | rollback  [--name NAME]
 
-Aliases in MLflow: `challenger` is the version that was registered last, `champion` the one that serves, `previous` the
-champion before it. `champion` moves in one call; what a killed command has left, the next one finds, says and mends
-(`longtail.tracking.succession`). A version becomes champion only if its model can be loaded.
-
-Rolling back makes the champion's predecessor champion again, a second time the one before that, until there is none.
-The version that was left is not served again unless it is promoted, which undoes the rollback.
+What the aliases mean and how a change stays safe: `longtail.tracking.registered_model`.
 """
 
-from __future__ import annotations
-
+import argparse
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import Timeout
+from rich.console import Console
+from rich.table import Table
 
+from longtail.params import load_params
 from longtail.spec import InputError
-from longtail.tracking.server import Server, connect, is_on, locked, reason, tracking_uri, without_password
-from longtail.tracking.succession import NOBODY, Change, Succession, line_before
-from longtail.tracking.versions import CHALLENGER, CHAMPION, Version, Versions
+from longtail.tracking.candidates import DATA, DECISION, trouble_with_mlflow
+from longtail.tracking.registered_model import Registry, open_registry
+from longtail.tracking.succession import LEFT, Change
+from longtail.tracking.versions import Version
+from longtail.workspace import home
 
-__all__ = ["Registry", "Version", "open_registry"]
-
-
-class Registry(Versions):
-    """The versions of one registered model, and what changes them.
-
-    Args:
-        name: of the registered model; it need not exist yet.
-        root: the repository, whose lock keeps its commands on one machine apart.
-    """
-
-    def __init__(self, server: Server, name: str, root: Path) -> None:
-        super().__init__(server, name)
-        self.root = root
-        self._succession = Succession(self)
-
-    def register(self, run: str, tags: Mapping[str, str]) -> Version:
-        """Make a version of the model that an `evaluate` run logged, and the `challenger`; a run has one version.
-
-        Args:
-            tags: of the version, written in the call that makes it; a version that exists gets them one by one.
-
-        Raises:
-            InputError: the run logged no model.
-        """
-        client = self.server.client
-        with self._alone():
-            mine = next((version for version in self.versions() if version.run == run), None)
-            number = mine.number if mine else self._create(run, tags)
-            for key, value in tags.items() if mine else ():
-                client.set_model_version_tag(self.name, number, key, value)
-            client.set_registered_model_alias(self.name, CHALLENGER, number)
-            return self.version(number)
-
-    def promote(self, number: str) -> Version:
-        """Let a version serve; if it does already, nothing happens.
-
-        Raises:
-            InputError: there is no such version, or it cannot be loaded.
-        """
-        with self._alone():
-            version, snapshot = self.version(number), self.read()
-            champion = snapshot.holder(CHAMPION)
-            before = [champion.number, *line_before(champion, snapshot)] if champion else []
-            if number not in before[:1]:
-                self.predictor(version)
-                self._succession.move(Change("promote", before[0] if before else NOBODY, number), before)
-            return self.version(number)
-
-    def rollback(self) -> Version:
-        """Let the champion's predecessor serve again.
-
-        Raises:
-            InputError: there is no champion, it has no predecessor, or that one cannot be loaded.
-        """
-        with self._alone():
-            snapshot = self.read()
-            champion = snapshot.holder(CHAMPION)
-            line = line_before(champion, snapshot) if champion else []
-            if champion is None or not line:
-                why = f"version {champion.number} serves and none did before" if champion else "no version serves"
-                remedy = "Choose one: python -m longtail.tracking.registry promote VERSION."
-                raise InputError(f"Model {self.name} cannot be rolled back: {why}. {remedy}")
-            self.predictor(self.version(line[0]))
-            self._succession.move(Change("rollback", champion.number, line[0]), line[1:])
-            return self.version(line[0])
-
-    def repair(self) -> str | None:
-        """Finish or forget a change that was cut off, and say what was found; None if all is well."""
-        with self._locked():
-            return self._succession.mend()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other commands away, and begin with what an earlier one has left."""
-        with self._locked():
-            if found := self._succession.mend():
-                print(found, file=sys.stderr, flush=True)
-            yield
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = locked(self.root)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"Another command has held {lock.lock_file} for a minute; wait for it or end it."
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _create(self, run: str, tags: Mapping[str, str]) -> str:
-        outputs = self.server.client.get_run(run).outputs
-        if outputs is None or not outputs.model_outputs:
-            raise InputError(f"MLflow run {run} logged no model. Send it with `python -m longtail.tracking sync`.")
-        self._make_model()
-        model = self.server.client.get_logged_model(outputs.model_outputs[0].model_id)
-        # Not models:/<id>, which MLflow looks up in the process's default database instead of the client's.
-        made = self.server.client.create_model_version(
-            self.name, model.artifact_location, run_id=run, tags=dict(tags), model_id=model.model_id
-        )
-        return str(made.version)
-
-    def _make_model(self) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.server.client.create_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+COMMIT = "longtail.commit"
+DIGITS = 12  # of a digest, enough to tell it from others
+WIDE = 200  # characters of a line that goes to a file, where nothing need be wrapped
+NAME = "longtail"  # where no params.yaml says otherwise
 
 
-def open_registry(root: Path, name: str) -> Registry:
-    """Reach MLflow's registry.
-
-    Raises:
-        InputError: tracking is off, or MLflow cannot be reached.
-    """
-    if not is_on():
-        raise InputError("LONGTAIL_TRACKING is off or mlflow is not installed, but the model registry is MLflow's.")
-    return reach_registry(root, name)
-
-
-def reach_registry(root: Path, name: str) -> Registry:
-    """Reach MLflow's registry, whether or not runs are recorded.
-
-    Raises:
-        InputError: MLflow cannot be reached.
-    """
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; exit code 2 and a sentence for what the user can mend."""
+    given, root = _parser().parse_args(arguments), home()
     try:
-        server = connect(root)
+        _run(open_registry(root, given.name or _name(root)), given)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(registry: Registry, given: argparse.Namespace) -> None:
+    try:
+        if not registry.versions():
+            raise InputError(_unknown(registry))
+        {"show": _show, "promote": _promote, "rollback": _rollback}[given.command](registry, given)
     except Exception as error:
-        raise InputError(trouble(root, error)) from None
-    return Registry(server, name, root)
+        said = trouble_with_mlflow(registry.root, error)
+        if said is None:
+            raise
+        raise InputError(said) from None
 
 
-def trouble(root: Path, error: Exception) -> str:
-    """Say in a sentence what is the matter with MLflow."""
-    return f"MLflow at {without_password(tracking_uri(root))} {reason(error)}. Start it, or set MLFLOW_TRACKING_URI."
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m longtail.tracking.registry", description="The registered models, and which one serves."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--name", help=f"of the registered model; by default retrain.name, else {NAME}")
+    commands.add_parser("show", parents=[shared], help="list the versions, newest first")
+    promote = commands.add_parser("promote", parents=[shared], help="let a version serve")
+    promote.add_argument("version", metavar="VERSION", help="its number")
+    commands.add_parser("rollback", parents=[shared], help="let the champion's predecessor serve again")
+    return parser
+
+
+def _name(root: Path) -> str:
+    file = root / "params.yaml"
+    retrain = load_params(file).retrain if file.exists() else None
+    return retrain.name if retrain else NAME
+
+
+def _show(registry: Registry, _: argparse.Namespace) -> None:
+    snapshot = registry.read()
+    table = Table("version", "aliases", "created (UTC)", "decision", "data", "commit", title=registry.name)
+    for version in snapshot.versions:
+        table.add_row(*_row(version))
+    console = Console()
+    console.width = console.width if console.is_terminal else WIDE
+    console.print(table)
+    if change := Change.noted(snapshot):
+        print(f"Under way or cut off: {change}. The next promote or rollback says what became of it.", file=sys.stderr)
+
+
+def _row(version: Version) -> tuple[str, ...]:
+    tags = version.tags
+    left = f", rolled back to {tags[LEFT]}" if LEFT in tags else ""
+    created = f"{version.created:%Y-%m-%d %H:%M}"
+    decision, data, commit = (tags.get(key, "-") for key in (DECISION, DATA, COMMIT))
+    return version.number, ", ".join(version.aliases), created, decision + left, data[:DIGITS], commit[:DIGITS]
+
+
+def _promote(registry: Registry, given: argparse.Namespace) -> None:
+    before, now = registry.champion(), registry.promote(given.version)
+    if before and before.number == now.number:
+        print(f"Version {now.number} of {registry.name} serves already; nothing was changed.")
+        return
+    previous = registry.previous()
+    print(
+        f"Version {now.number} of {registry.name} serves"
+        + (f"; before it, {previous.number} did." if previous else ".")
+    )
+
+
+def _rollback(registry: Registry, _: argparse.Namespace) -> None:
+    left, now = registry.champion(), registry.rollback()
+    undo = f" To undo this, promote {left.number}." if left else ""
+    print(f"Version {now.number} of {registry.name} serves again.{undo}")
+
+
+def _unknown(registry: Registry) -> str:
+    others = [model.name for model in registry.server.client.search_registered_models() if model.name != registry.name]
+    remedy = f"Give --name, one of {', '.join(others)}" if others else "Train one: python -m pipelines.retrain"
+    return f"MLflow has no version of a model {registry.name}. {remedy}."
 
 
 if __name__ == "__main__":
-    from longtail.tracking.promotion import main
-
     sys.exit(main())

@@ -35,6 +35,17 @@ class Batches(Protocol):
         ...
 
 
+class Step(nn.Module):
+    """What a loop trains: `step(*batches, progress=, generator=)` returns the scalar to minimise.
+
+    Its state_dict is everything that it remembers, and it draws from the generator that it is given alone.
+    """
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups that learn, each with its `lr_factor` of the plan's learning rate."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr_factor": 1.0}]
+
+
 @dataclass(frozen=True)
 class Run:
     """Where and how a fit runs: never what it computes.
@@ -62,7 +73,7 @@ class Run:
 
 
 def fit(
-    step: nn.Module,
+    step: Step,
     batches: Batches,
     plan: Optimisation,
     run: Run,
@@ -75,8 +86,7 @@ def fit(
     process alone evaluates, saves and logs; the others' histories lack what `evaluate` returns.
 
     Args:
-        step: `step(*batches, progress=, generator=)` returns the scalar to minimise; its state_dict is everything it
-            remembers. It may define `groups()`: parameter groups, each with an `lr_factor`.
+        step: see `Step`.
         batches: see `Batches`; they are moved to the device here, uint8 images become float32 in [0, 1].
         evaluate: called with each finished epoch, in eval mode; its numbers join the history.
 
@@ -89,7 +99,11 @@ def fit(
     """
     step.to(run.device)
     optimizer = torch.optim.SGD(
-        _groups(step, plan.lr), plan.lr, plan.momentum, nesterov=plan.nesterov, weight_decay=plan.weight_decay
+        [{**group, "lr": plan.lr * group["lr_factor"]} for group in step.groups()],
+        plan.lr,
+        plan.momentum,
+        nesterov=plan.nesterov,
+        weight_decay=plan.weight_decay,
     )
     history = _resume(step, optimizer, batches, run)
     first = distributed.rank() == 0
@@ -113,7 +127,7 @@ def fit(
 
 
 def _epoch(
-    step: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, plan: Optimisation, run: Run, epoch: int
+    step: Step, optimizer: torch.optim.Optimizer, batches: Batches, plan: Optimisation, run: Run, epoch: int
 ) -> tuple[float, int]:
     step.train()
     for group in optimizer.param_groups:
@@ -143,7 +157,7 @@ def _epoch(
     return mean, int(distributed.summed(torch.tensor(rows)))
 
 
-def _check_finite(step: nn.Module, loss: float, plan: Optimisation, run: Run, epoch: int) -> None:
+def _check_finite(step: Step, loss: float, plan: Optimisation, run: Run, epoch: int) -> None:
     # The weights too: the last step of an epoch may spoil them, and after the last epoch no loss would tell.
     finite_weights = all(bool(parameter.isfinite().all()) for parameter in step.parameters())
     if not math.isfinite(loss) or not finite_weights:
@@ -164,16 +178,7 @@ def _ready(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
-def _groups(step: nn.Module, lr: float) -> list[dict[str, Any]]:
-    groups: Any = getattr(step, "groups", None)
-    if groups:
-        return [{**group, "lr": lr * group["lr_factor"]} for group in groups()]
-    return [{"params": [p for p in step.parameters() if p.requires_grad], "lr_factor": 1.0}]
-
-
-def _save(
-    step: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, run: Run, history: list[History]
-) -> None:
+def _save(step: Step, optimizer: torch.optim.Optimizer, batches: Batches, run: Run, history: list[History]) -> None:
     if run.checkpoint is None:
         return
     run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +195,7 @@ def _save(
     temporary.replace(run.checkpoint)
 
 
-def _resume(step: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, run: Run) -> list[History]:
+def _resume(step: Step, optimizer: torch.optim.Optimizer, batches: Batches, run: Run) -> list[History]:
     if run.checkpoint is None or not run.checkpoint.exists():
         return []
     state = torch.load(run.checkpoint, map_location="cpu", weights_only=True)  # step and optimizer copy to the device
