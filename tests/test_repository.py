@@ -33,7 +33,7 @@ LAYERS = [  # rooms and files on the ground floor; of a room that spans two laye
     ["plots", "retraining"],
     ["params"],
     ["workspace", "tracking", "report"],
-    ["serving.export", "export", "client", "stages"],
+    ["serving.export", "export", "client", "prediction", "stages"],
 ]
 # How a stage runs and who is told, never what it computes: a change here makes no result stale.
 PLUMBING = {"params", "workspace", "progress", "stages.job", "spec"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -112,3 +113,19 @@ def test_the_same_run_logs_it_once(project: Path, params: Params, method: str) -
     run = Recorded.read(database).named(f"evaluate {method}").info.run_id
     log_model(connect(project), run, params, method)
     assert model_of(project, method).source_run_id == run
+
+
+def test_a_model_logged_before_the_rooms_loads_beside_this_package(project: Path, method: str, tmp_path: Path) -> None:
+    """The loader that stands in it is longtail.prediction, and this process has imported another longtail."""
+    from mlflow import pyfunc
+
+    images = tiny.make_split().test.images
+    assert isinstance(images, torch.Tensor)
+    asked = pandas.DataFrame({"image": [encode_png(image) for image in images[:5]]})
+    source = model_of(project, method).artifact_location
+    older = Path(shutil.copytree(source, tmp_path / "older"))
+    about = older / "MLmodel"
+    assert "loader_module: longtail.serving.predictor" in about.read_text()
+    about.write_text(about.read_text().replace("longtail.serving.predictor", "longtail.prediction"))
+    answers, expected = (pyfunc.load_model(str(model)).predict(asked) for model in (older, source))
+    assert answers.equals(expected)
