@@ -15,7 +15,6 @@ Other seeds of one recipe are other clones, but one table.
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,6 +25,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from longtail.git import GitError
+from longtail.git import git as run_git
 from pipelines.failures import PipelineError, UserError, failure_of
 from pipelines.processes import run
 from pipelines.repro import CHECK_PARAMS, DVC, reproduce, show_leaderboard, stop_on_sigterm
@@ -37,15 +38,15 @@ ASSIGNMENT = Path("data") / "assignment.csv"
 
 
 def git(root: Path, *arguments: str) -> str:
-    """Run git in root and return what it prints.
+    """Run git in a folder and return what it prints.
 
     Raises:
         PipelineError: git failed; its own words.
     """
-    finished = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise PipelineError(f"git {arguments[0]} failed: {finished.stderr.strip()}")
-    return finished.stdout.strip()
+    try:
+        return run_git(root, *arguments)
+    except GitError as error:
+        raise PipelineError(str(error)) from None
 
 
 def check_code(root: Path) -> None:

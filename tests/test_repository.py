@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "longtail"
 UNIONS = {"losses": Loss, "learners": Learner, "balancers": Balancer, "data": Source}
 LAYERS = [  # rooms and files on the ground floor; of a room that spans two layers, the later file by its full name
-    ["spec", "seeding", "distributed", "markdown", "progress"],
+    ["spec", "seeding", "distributed", "markdown", "progress", "git"],
     ["images"],
     ["data", "loading"],
     ["models"],

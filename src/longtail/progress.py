@@ -4,11 +4,20 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY = 15.0  # seconds between lines where there is no terminal
+
+_said: set[str] = set()
+
+
+def say_once(sentence: str, stream: TextIO | None = None) -> None:
+    """Print a sentence once per process, to stdout unless another stream is given."""
+    if sentence not in _said:
+        _said.add(sentence)
+        print(sentence, file=stream or sys.stdout, flush=True)
 
 
 class EpochProgress:

@@ -9,6 +9,11 @@ class InputError(ValueError):
     """Something a user can mend. The message names the parameter or file, and the remedy; stages exit with code 2."""
 
 
+def no_number(truth: bool) -> str:
+    """Return why true and false, which PyYAML also reads from yes, no, on and off, are refused for a number."""
+    return f"takes a number, not {str(truth).lower()}"
+
+
 class Spec(BaseModel):
     """A frozen, validated mapping from params.yaml.
 
@@ -26,7 +31,7 @@ class Spec(BaseModel):
             kinds = {field.annotation, *get_args(field.annotation)}
             value = row.get(key) if isinstance(row, dict) else None
             if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-                raise ValueError(f"{key} takes a number, not {str(value).lower()}")
+                raise ValueError(f"{key} {no_number(value)}")
         return row
 
 

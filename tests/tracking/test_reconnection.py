@@ -22,8 +22,8 @@ LOG_PARAMS = runs.log_params
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test is a fresh process as far as `say_once` knows."""
-    monkeypatch.setattr(server, "_said", set())
+    """Each test is a fresh process for `say_once`."""
+    monkeypatch.setattr("longtail.progress._said", set())
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ AWAY = "cannot be reached: the run goes on; send it later with `python -m longta
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test is a fresh process as far as `say_once` knows."""
-    monkeypatch.setattr(server, "_said", set())
+    """Each test is a fresh process for `say_once`."""
+    monkeypatch.setattr("longtail.progress._said", set())
 
 
 def free_port() -> int:

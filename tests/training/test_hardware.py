@@ -58,7 +58,7 @@ def test_long_plans_compile_and_short_ones_do_not(monkeypatch: pytest.MonkeyPatc
 def test_without_a_compiler_training_is_eager_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hardware, "_said", set())
+    monkeypatch.setattr("longtail.progress._said", set())
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     for _ in range(2):

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from longtail.evaluation import GROUPS, EvaluationSpec, Summary
+from longtail.markdown import table
 from longtail.report.provenance import Provenance
 
 Summaries = Mapping[str, Summary]  # method -> metric -> {mean, std, n, classes}, fractions in [0, 1]
@@ -51,8 +52,7 @@ def markdown(
         missing: method -> why the table lacks it.
     """
     header, *rows = table_rows(summaries, _metrics(summaries), published, "**{}**", parameters)
-    rule = [":---", *["---:"] * (len(header) - 1)]
-    lines = ["| " + " | ".join(row).replace("\n", "<br>") + " |" for row in (header, rule, *rows)]
+    lines = table([title.replace("\n", "<br>") for title in header], rows)
     return "\n".join(["# Leaderboard", "", *lines, "", *_footnotes(spec, origins, missing), ""])
 
 
@@ -69,12 +69,12 @@ def render(summaries: Summaries, published: Published) -> Table:
     """
     overall: Published = {name: {"overall": row["overall"]} for name, row in published.items() if "overall" in row}
     header, *rows = table_rows(summaries, SHORT, overall, "[bold]{}[/bold]")
-    table = Table(box=box.SIMPLE_HEAD, caption="Accuracy in percent, mean ± std over n seeds", caption_justify="left")
+    shown = Table(box=box.SIMPLE_HEAD, caption="Accuracy in percent, mean ± std over n seeds", caption_justify="left")
     for i, title in enumerate(header):
-        table.add_column(title, justify="right" if i else "left", no_wrap=True)
+        shown.add_column(title, justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
-    return table
+        shown.add_row(*row)
+    return shown
 
 
 def table_rows(

@@ -2,13 +2,13 @@
 
 import os
 import platform
-import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from longtail.git import GitError, git
 from longtail.images.labeled import LongTailSplit
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "torchmetrics")
@@ -63,9 +63,9 @@ def commit(root: Path, aside: tuple[str, ...] = ()) -> str:
     """
     left_out = [f":(top,exclude){path}" for path in (*RESULTS, *aside)]
     try:
-        head = _git(root, "rev-parse", "--short", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *left_out)
-    except (OSError, subprocess.CalledProcessError):
+        head = git(root, "rev-parse", "--short", "HEAD")
+        changes = git(root, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *left_out)
+    except GitError:
         return os.environ.get("LONGTAIL_COMMIT", "unknown")
     return f"{head}+dirty" if changes else head
 
@@ -73,11 +73,6 @@ def commit(root: Path, aside: tuple[str, ...] = ()) -> str:
 def versions() -> str:
     """List Python and the libraries that the numbers depend on."""
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _processor() -> str:

@@ -22,7 +22,7 @@ from pydantic import BeforeValidator, Field
 from longtail.evaluation import GROUPS, calibration_error
 from longtail.retraining.bootstrap import Answers, Floats, Pairs, class_rows, interval, pair, resampled_gains
 from longtail.retraining.decision import CALIBRATION, OVERALL, Check, ClassRow, Decision
-from longtail.spec import InputError, Spec
+from longtail.spec import InputError, Spec, no_number
 
 __all__ = ["Allowances", "Answers", "Check", "Decision", "Gate", "judge"]
 
@@ -31,7 +31,7 @@ ROUNDING = 1e-9  # 0.60 - 0.55 is not quite 0.05
 
 def _a_number(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError(f"takes a number, not {str(value).lower()}")
+        raise ValueError(no_number(value))
     return value
 
 

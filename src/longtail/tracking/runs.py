@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import textwrap
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from longtail.git import GitError, git
 from longtail.params import Params
 from longtail.report.provenance import commit
 from longtail.tracking.outputs import Numbers, Outputs, flat_params, params_of
@@ -184,9 +185,6 @@ def _search(server: Server, tags: Mapping[str, str], status: str | None = None) 
 def _versions() -> dict[str, str]:
     """Return git commit (short: with +dirty if it is not what ran) and DVC experiment as tags."""
     tags = {tag: os.environ[name] for name, tag in DVC.items() if os.environ.get(name)}
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-        tags |= {"mlflow.source.git.commit": head, "longtail.commit": commit(Path())}
-    except (OSError, subprocess.CalledProcessError):
-        pass  # not in a git repository: no commit to name
+    with suppress(GitError):  # not in a git repository: no commit to name
+        tags |= {"mlflow.source.git.commit": git(Path(), "rev-parse", "HEAD"), "longtail.commit": commit(Path())}
     return tags

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import psutil
 from filelock import FileLock
 
+from longtail.progress import say_once
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -28,7 +30,7 @@ PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "60",
 }
-# No telemetry, no news; what goes wrong is said by `say_once`, in a sentence.
+# No telemetry, no news; what goes wrong is said in a sentence.
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -140,7 +142,7 @@ def _artifacts(uri: str) -> str | None:
 def excuse(root: Path, error: Exception) -> None:
     """Say in one sentence that the record is missing and how to send it: a training is worth more than its record."""
     trouble = f"MLflow at {without_password(tracking_uri(root))} {reason(error)}"
-    say_once(root, f"{trouble}: the run goes on; send it later with `python -m longtail.tracking sync`.")
+    say_once_per_command(root, f"{trouble}: the run goes on; send it later with `python -m longtail.tracking sync`.")
 
 
 def reason(error: Exception) -> str:
@@ -155,16 +157,12 @@ def without_password(text: str) -> str:
     return re.sub(r"//[^/\s]*@", "//", text)
 
 
-_said: set[str] = set()
-
-
-def say_once(root: Path, sentence: str) -> None:
+def say_once_per_command(root: Path, sentence: str) -> None:
     """Print a sentence once per process and, of all the stages that one DVC command runs, once per command."""
     note, command = root / ".longtail" / "tracking.said", dvc_command()
     heard = command is not None and note.exists() and note.read_text() == command
-    if sentence not in _said and not heard:
-        print(sentence, file=sys.stderr, flush=True)
-    _said.add(sentence)
+    if not heard:
+        say_once(sentence, sys.stderr)
     if command is not None:
         with suppress(OSError):  # on a full disk it is said again, no more
             note.parent.mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 
 from longtail.models.network import Network
+from longtail.progress import say_once
 from longtail.spec import InputError
 from longtail.training.plans import Plan
 
 # Compiling costs 40 to 60 s on two cores and saves about a fifth of the time per image: it pays after some two
 # million pixels x a thousand, which 200 epochs of CIFAR-100-LT are (2.2e9) and a smoke run is not (2e7).
 COMPILE_FROM = 1e9  # pixels trained on
-
-_said: set[str] = set()
 
 
 def select_device() -> torch.device:
@@ -73,7 +72,7 @@ def should_compile(plan: Plan, images: int, image_size: int, device: torch.devic
     long_enough = plan.epochs * images * image_size**2 >= COMPILE_FROM
     wanted = plan.compile == "on" or (plan.compile == "auto" and long_enough)
     if wanted and not _can_compile():
-        _say_once("No C++ compiler with Python's headers (g++, python3-dev): training runs uncompiled, a fifth slower.")
+        say_once("No C++ compiler with Python's headers (g++, python3-dev): training runs uncompiled, a fifth slower.")
         return False
     return wanted
 
@@ -93,9 +92,3 @@ def compile_stages(network: Network, varies_from: int | None) -> None:
 def _can_compile() -> bool:
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return headers.exists() and any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
-
-
-def _say_once(sentence: str) -> None:
-    if sentence not in _said:
-        _said.add(sentence)
-        print(sentence, flush=True)
