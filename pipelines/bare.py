@@ -63,7 +63,7 @@ def _all_methods(folder: Path) -> list[str]:
 
 
 def _take_split(run_folder: Path, folder: Path) -> None:
-    """Link the split of another run's folder, if it is the one that these params ask for.
+    """Link the split of another run's folder, if it is the one of these params.
 
     Raises:
         UserError: there is none, or it is of other data.

@@ -1,4 +1,4 @@
-"""Where a nightly model is trained: a clone of its own, so that nobody's workspace is touched.
+"""Where a nightly model is trained: a clone of its own, so that no workspace is touched.
 
 The clone lies in .longtail/retrain/<name>. It trains the code of HEAD with a params.yaml of one method and one seed; it
 shares this repository's DVC cache and configuration, and the images are linked into it. What a promoted model was made

@@ -1,4 +1,4 @@
-"""Tell somebody: a log line, and a message to the webhook that LONGTAIL_WEBHOOK names (Slack, Teams and others)."""
+"""Notifications: a log line, and a message to the webhook that LONGTAIL_WEBHOOK names (Slack, Teams and others)."""
 
 import json
 import logging
@@ -32,6 +32,6 @@ def tell(text: str, logger: "logging.Logger | logging.LoggerAdapter[logging.Logg
 
 
 def tell_failure(flow: "Flow[..., object]", flow_run: FlowRun, state: "State[object]") -> None:
-    """Tell that a flow run failed, crashed or was cancelled; a hook of Prefect's."""
+    """Report that a flow run failed, crashed or was cancelled; a hook of Prefect's."""
     why = f": {state.message}" if state.message else "."
     tell(f"{flow.name} ({flow_run.name}) ended as {state.name}{why}")

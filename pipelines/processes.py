@@ -113,4 +113,4 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
-        return  # everybody has left
+        return  # every process has ended

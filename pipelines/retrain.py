@@ -174,7 +174,7 @@ def register(night: Nightly, registry: Registry, found: Found) -> Version:
 
 @step("compare with the champion")
 def decide(night: Nightly, registry: Registry, found: Found, version: Version) -> Verdict:
-    """Ask champion and challenger about the same held-out images, and write down what comes of it."""
+    """Compare champion and challenger on the same held-out images, and record the result."""
     split, images = load_split(night.clone / "data" / "split"), night.source.find_root()
     challenger, decision = registry.predictor(version), None
     if found.champion:

@@ -2,7 +2,7 @@
 
     python -m pipelines.train [--stage-timeout MINUTES]
 
-DVC decides what runs, Prefect in which order and how often, MLflow remembers. Works without a Prefect server; with
+DVC decides what runs, Prefect in which order and how often, MLflow records. Works without a Prefect server; with
 PREFECT_API_URL set, flow and tasks are seen there. Exit codes: 0, 2 for what the user can mend, 1 otherwise.
 """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 # A process that is gone is noticed at once, by its closed connection; one that is slow (the first, which alone
-# validates and saves, or waits for a lock) is no error. So nobody gives up waiting.
+# validates and saves, or waits for a lock) is no error. So no process gives up waiting.
 PATIENCE = timedelta(days=365)
 GRACE = 30.0  # seconds in which torchrun ends a process whose peer is gone
 
@@ -45,7 +45,7 @@ def joined(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     yield
-    dist.destroy_process_group()  # not after an error: the others shall hear of it by torchrun, which knows its cause
+    dist.destroy_process_group()  # not after an error: torchrun ends the others and reports the cause
 
 
 def meet() -> None:
@@ -95,5 +95,5 @@ def _add(tensor: Tensor) -> None:
     try:
         dist.all_reduce(tensor)
     except RuntimeError:  # what gloo and NCCL raise where a peer is gone
-        time.sleep(GRACE)  # torchrun ends this process meanwhile, and tells of the one that failed first
+        time.sleep(GRACE)  # torchrun ends this process meanwhile, and reports the one that failed first
         raise

@@ -217,7 +217,7 @@ def _sentences(error: ValidationError, content: Any, prefix: str = "") -> str:
 
 
 def _follows(detail: Any) -> bool:
-    """Tell whether a list is called too short only because its items are refused, each in a sentence of its own."""
+    """Return whether a list counts as too short only because its items are refused, each in a sentence of its own."""
     return bool(detail["type"] == "too_short" and detail["input"])
 
 

@@ -20,7 +20,7 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, *names: str | int) -> Iterator[None]:
-    """Seed torch's global CPU generator inside the block (torch's initialisers know no other) and restore it after."""
+    """Seed torch's global CPU generator inside the block (torch's initialisers draw from it) and restore it after."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, *names))
         yield

@@ -75,11 +75,11 @@ def code_digest() -> str:
 def checkpoints(digest: str) -> Iterator[Path]:
     """Yield the checkpoint folder of a run, and remove it once the block has succeeded.
 
-    Checkpoints live outside DVC's outs (DVC deletes outs before a stage runs). If DVC was killed meanwhile, nobody
-    will record this stage's outputs and DVC will run it again: then the last checkpoint stays, and the second run
+    Checkpoints live outside DVC's outs (DVC deletes outs before a stage runs). If DVC was killed meanwhile, nothing
+    records this stage's outputs and DVC will run it again: then the last checkpoint stays, and the second run
     finds everything done. Experiments that train the same thing at once (`dvc queue start --jobs 2`) share the
     folder, though each has a copy of the workspace and its own row's lock: they take turns. Of several processes that
-    train together the first one looks after the folder: nobody starts before it is there or loses it before the end.
+    train together the first one looks after the folder: none starts before it is there or loses it before the end.
     """
     state = home() / ".longtail"
     folder = state / "checkpoints" / digest

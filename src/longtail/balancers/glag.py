@@ -58,7 +58,7 @@ from longtail.training.plans import Optimisation
 
 @dataclass(frozen=True)
 class Confidence:
-    """Beta and what its rule remembers; each (K,) float64.
+    """Beta and the state of its rule; each (K,) float64.
 
     Args:
         beta: in [0, 1]; 0 for head classes, which borrow nothing.
@@ -116,7 +116,7 @@ class Adaptation(Spec):
 
     Args:
         compare: the running average with the `previous` one, with that of `stage1`, or with the `best` so far.
-        momentum: m of the running average; 0 forgets at once.
+        momentum: m of the running average; 0 takes the newest alone.
         maximum: of beta; below 1, a class's own samples always matter.
     """
 
@@ -203,7 +203,7 @@ class GeneratedBatches:
 
     Args:
         is_head: (K,) bool.
-        confidence: see `longtail.balancers.glag`; whoever adapts it sets it here, where a restart finds it.
+        confidence: see `Confidence`; the adaptation sets it here, where a restart finds it.
         seed: the training seed.
         device: where features are drawn; the random numbers come from the CPU.
     """

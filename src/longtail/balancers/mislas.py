@@ -125,7 +125,7 @@ class MiSLAS(BalancerSpec):
     def fit(
         self, bank: FeatureBank, network: Network, split: LongTailSplit, run: Run
     ) -> tuple[Classifier, list[History]]:
-        """Train on augmented images through a copy of the network; the bank has no say.
+        """Train on augmented images through a copy of the network; the bank is not used.
 
         Returns:
             The classifier, with lws folded in and the moved statistics, and one row per epoch with `val_accuracy`

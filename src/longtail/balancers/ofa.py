@@ -250,7 +250,7 @@ class FusionStep(Step):
 
 
 def class_masks(maps: Tensor, weight: Tensor, labels: Tensor, tau_s: float, tau_g: float) -> tuple[Tensor, Tensor]:
-    """Tell which locations are specific to the image's class and which are generic.
+    """Return which locations are specific to the image's class and which are generic.
 
     Args:
         maps: (B, D, H, W).
@@ -258,7 +258,7 @@ def class_masks(maps: Tensor, weight: Tensor, labels: Tensor, tau_s: float, tau_
         labels: (B,) int64, the images' own classes.
 
     Returns:
-        Two (B, L) bool; all true where a map is flat and tells nothing.
+        Two (B, L) bool; all true where a map is flat and shows nothing.
     """
     scaled, flat = min_max(activation_maps(maps, weight, labels))
     scaled, flat = scaled.flatten(1), flat[:, None]
@@ -266,12 +266,12 @@ def class_masks(maps: Tensor, weight: Tensor, labels: Tensor, tau_s: float, tau_
 
 
 def specific(cams: Tensor, tau_s: float) -> Tensor:
-    """Tell where CAMs in [0, 1] show the class."""
+    """Return where CAMs in [0, 1] show the class."""
     return cams >= tau_s
 
 
 def generic(cams: Tensor, tau_g: float) -> Tensor:
-    """Tell where CAMs in [0, 1] do not show the class."""
+    """Return where CAMs in [0, 1] do not show the class."""
     return cams <= tau_g
 
 
@@ -292,7 +292,7 @@ def drawable(maps: Tensor, mask: Tensor) -> Tensor:
 
 
 def is_filled(maps: Tensor) -> Tensor:
-    """Tell which locations of maps (B, D, H, W) hold more than zeros, (B, L) bool."""
+    """Return which locations of maps (B, D, H, W) hold more than zeros, (B, L) bool."""
     return (maps != 0).any(1).flatten(1)
 
 
@@ -341,19 +341,19 @@ def _sums(maps: Tensor, places: Tensor, counted: Tensor) -> Tensor:
         return torch.einsum("pdl,pl->pd", maps.flatten(2).float(), times)
 
 
-def confusing_classes(confusion: Tensor, asked: Tensor, pool: Tensor, wanted: int) -> Tensor:
+def confusing_classes(confusion: Tensor, tails: Tensor, pool: Tensor, wanted: int) -> Tensor:
     """Return the classes that the tail classes are most confused with, most first; ties: the lower label.
 
     Args:
         confusion: (K, K), row c the mean softmax output on images of class c.
-        asked: (K,) bool, the tail classes: head classes, who have one fewer in a pool of heads, have no say in F.
+        tails: (K,) bool, the tail classes; head classes, which have one fewer in a pool of heads, do not count for F.
         pool: (K,) bool, classes that may be chosen; never the class itself.
         wanted: N_f.
 
     Returns:
-        (K, F) int64, F = N_f, or as many as every class has that is asked for. Rows of the others mean nothing.
+        (K, F) int64, F = N_f, or as many as every tail class has. Rows of the others mean nothing.
     """
     own = torch.eye(len(confusion), dtype=torch.bool, device=confusion.device)
     scores = torch.where(own | ~pool, -torch.inf, confusion)
-    most = min(wanted, int((~scores.isinf()).sum(1)[asked].min()))
+    most = min(wanted, int((~scores.isinf()).sum(1)[tails].min()))
     return scores.argsort(dim=1, descending=True, stable=True)[:, :most]

@@ -21,7 +21,7 @@ def build_split(source: Source, assignment: Path) -> LongTailSplit:
     """Build the split of a source; equal files and parameters give equal splits on every machine.
 
     Args:
-        assignment: `data/assignment.csv`. Images of one's own that it does not know yet are added to it once all chosen
+        assignment: `data/assignment.csv`. Images of one's own that it does not hold yet are added to it once all chosen
             ones were read; other sources leave it alone.
 
     Raises:

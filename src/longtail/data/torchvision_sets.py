@@ -55,7 +55,7 @@ def _open(dataset: Dataset, folder: str, files: Mapping[str, str | None], path: 
 
     Args:
         folder: where torchvision wants the files, relative to its root.
-        files: name -> md5, or None where torchvision knows none.
+        files: name -> md5, or None where torchvision has none.
 
     Raises:
         InputError: the files are missing and may not or cannot be downloaded, or are damaged.

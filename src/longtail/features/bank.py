@@ -1,4 +1,4 @@
-"""The feature bank: everything that stage two needs to know of a trained network, on disk once for all balancers."""
+"""The feature bank: everything that stage two needs of a trained network, on disk once for all balancers."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Classes without training images: nothing is known of them, so a classifier that is computed rules them out."""
+"""Classes without training images: no statistics exist for them, so a classifier that is computed rules them out."""
 
 from dataclasses import replace
 

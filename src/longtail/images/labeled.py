@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that stay on disk: too many for memory, decoded by whoever needs them.
+    """Images that stay on disk: too many for memory, decoded where they are needed.
 
     Args:
         root: folder that `paths` are relative to.

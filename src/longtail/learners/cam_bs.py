@@ -97,7 +97,7 @@ def generated_share(class_counts: Tensor) -> Tensor:
 
 
 def foreground(cams: Tensor, threshold: float, size: torch.Size) -> Tensor:
-    """Tell which pixels reach `threshold` times the mean of their CAM.
+    """Return which pixels reach `threshold` times the mean of their CAM.
 
     Args:
         cams: (B, H', W').

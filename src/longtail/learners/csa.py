@@ -190,14 +190,14 @@ def background_masks(maps: Tensor, weight: Tensor, labels: Tensor, size: torch.S
         size: (H, W) of the images.
 
     Returns:
-        (B, 1, H, W) in [0, 1]; (B,) bool, whether the CAM is flat and tells nothing.
+        (B, 1, H, W) in [0, 1]; (B,) bool, whether the CAM is flat and shows nothing.
     """
     stretched, flat = min_max(evidence(activation_maps(maps, weight, labels)))
     return background(enlarge(stretched, size)), flat
 
 
 def evidence(cams: Tensor) -> Tensor:
-    """Keep what speaks for a class, drop what speaks against it."""
+    """Keep the evidence for a class, drop the evidence against it."""
     return cams.relu()
 
 
@@ -212,7 +212,7 @@ def background(attention: Tensor) -> Tensor:
 
 
 def usable(masks: Tensor, flat: Tensor) -> Tensor:
-    """Tell which masks (B, 1, H, W) show a background: one that is not flat, in finite numbers; (B,) bool."""
+    """Return which masks (B, 1, H, W) show a background: one that is not flat, in finite numbers; (B,) bool."""
     return masks.isfinite().flatten(1).all(1) & ~flat
 
 
@@ -240,7 +240,7 @@ class ContextBank(nn.Module):
         return min(int(self.pushed), self.volume)
 
     def empty(self) -> None:
-        """Forget all contexts."""
+        """Drop all contexts."""
         self.pushed.zero_()
 
     @torch.no_grad()

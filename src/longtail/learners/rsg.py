@@ -216,7 +216,7 @@ class Centres(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(
             torch.randn(num_classes, channels, centres)
-        )  # alone tells the centres apart at first
+        )  # the only difference between the centres at first
         self.bias = nn.Parameter(torch.ones(num_classes, centres))
         self.centres = nn.Parameter(torch.zeros(num_classes, centres, channels))
 
@@ -243,7 +243,7 @@ class Centres(nn.Module):
 
 
 class ContrastiveModule(nn.Module):
-    """Tells whether two maps show the same class (eq. 2).
+    """Two logits for a pair of maps: of different classes, and of the same one (eq. 2).
 
     Args:
         channels: D of each.

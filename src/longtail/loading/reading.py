@@ -23,7 +23,7 @@ from longtail.spec import InputError
 
 CHUNK_BYTES = 4 * 2**20  # augmented at a time: large calls, whose intermediate results still fit the caches
 TINY = 1024  # fewer files than this are decoded before workers would have started
-MOST_WORKERS = 16  # further ones fill shared memory with batches that nobody waits for
+MOST_WORKERS = 16  # further ones fill shared memory with batches that no step waits for
 PREFETCH = 3  # batches per worker
 
 

@@ -19,7 +19,7 @@ def activation_maps(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     Args:
         maps: (B, D, H, W), the last maps of a network.
         weight: (K, D) of its classifier.
-        labels: (B,) int64, the class asked for.
+        labels: (B,) int64, the class whose map it is.
 
     Returns:
         (B, H, W) float32, or wider where the maps are.

@@ -8,7 +8,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Backbone:
-    """A net by name: how to build it, and what is known of it before it is built.
+    """A net by name: how to build it, and its properties before it is built.
 
     Args:
         build: (channels, image_size) -> stages, each (B, C, H, W) -> (B, C', H', W'); draws its initial weights from
@@ -31,5 +31,5 @@ class Backbone:
         return f"images of {self.channels or 'any number of'} channels from {self.min_size} pixels a side"
 
     def takes(self, channels: int, image_size: int) -> bool:
-        """Tell whether images of so many channels and pixels a side can go in."""
+        """Return whether it takes images of so many channels and pixels a side."""
         return self.channels in (None, channels) and image_size >= self.min_size

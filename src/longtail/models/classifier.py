@@ -39,7 +39,7 @@ class CosineClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to logits (B, K)."""
-        # In float32: bfloat16 knows a cosine to 3 digits, which a margin loss multiplies by 30.
+        # In float32: bfloat16 resolves a cosine to 3 digits, which a margin loss multiplies by 30.
         with torch.autocast(features.device.type, enabled=False):
             wide = features.float() if features.dtype.itemsize < 4 else features
             return self.scale * F.linear(F.normalize(wide), F.normalize(self.weight.to(wide)))

@@ -4,7 +4,7 @@ For 224 x 224 images the maps are (256, 56, 56), (512, 28, 28), (1024, 14, 14), 
 has one basic block per stage, are (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7).
 
 Source    He et al., CVPR 2016, arXiv:1512.03385; Xie et al., CVPR 2017, arXiv:1611.05431 (ResNeXt-50, 32x4d);
-          ResNet-10: Liu et al., CVPR 2019, arXiv:1904.05160 (OLTR), nobody publishes weights for it
+          ResNet-10: Liu et al., CVPR 2019, arXiv:1904.05160 (OLTR), no weights are published for it
 Differs   nothing: the nets are torchvision's, cut into stages, without their classifier
 
 Every stage's process imports this module, and torchvision's models take a second to import (they bring the compiler

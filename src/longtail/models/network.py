@@ -1,4 +1,4 @@
-"""The network: a list of stages, a mean-pool, a classifier. It never knows the method that trains it."""
+"""The network: a list of stages, a mean-pool, a classifier. It is independent of the method that trains it."""
 
 from copy import deepcopy
 from typing import Self
@@ -10,7 +10,7 @@ from longtail.models.classifier import CosineClassifier, LinearClassifier
 
 
 class Normalize(nn.Module):
-    """Standardise images in [0, 1] by the data's mean and std per channel; inside the network, so nobody forgets it."""
+    """Standardise images in [0, 1] by the data's mean and std per channel; in the network, so that none leaves it out."""
 
     mean: Tensor
     std: Tensor
@@ -31,7 +31,7 @@ class Network(nn.Module):
     Args:
         stages: modules (B, C, H, W) -> (B, C', H', W'); the first one takes images in [0, 1].
         classifier: (B, D) -> (B, K).
-        image_shape: (C, H, W) of the images, which `map_shape` needs; None where nobody will ask.
+        image_shape: (C, H, W) of the images, which `map_shape` needs; None where no caller needs it.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def _write_shares(ax: Axes, shares: Floats) -> None:
 
 
 def _explain_axes(ax: Axes, counts: Tensor, block: int) -> None:
-    """Label the rows with training images: nobody reads a hundred names."""
+    """Label the rows with counts of training images: a hundred names would be illegible."""
     rows = -(-len(counts) // block)
     ticks = [round(i * (rows - 1) / 5) for i in range(6)]
     images = [f"{int(counts[tick * block]):,}" for tick in ticks]

@@ -100,7 +100,7 @@ def table_rows(
 
 
 def _metrics(summaries: Summaries) -> list[str]:
-    """Leave out what says nothing: ranges that were not asked for, balanced accuracy where it is the overall one."""
+    """Leave out empty columns: ranges that the params do not name, balanced accuracy where it is the overall one."""
     first = next(iter(summaries.values()))
     same = all(_percent(s["balanced"]["mean"]) == _percent(s["overall"]["mean"]) for s in summaries.values())
     return [name for name in TITLES if name in first and not (name == "balanced" and same)]
@@ -116,7 +116,7 @@ def _cells(summaries: Summaries, metric: str, bold: str) -> list[str]:
     means = [_percent(summary[metric]["mean"]) for summary in summaries.values()]
     texts = [percent_with_std(summary[metric]) for summary in summaries.values()]
     numbers = [float(mean) for mean in means if mean != "n/a"]
-    if len(set(numbers)) < 2:  # nobody to be better than
+    if len(set(numbers)) < 2:  # no row is better than another
         return texts
     best = min(numbers) if metric in SMALLER_IS_BETTER else max(numbers)  # as printed: equal digits are equally bold
     return [

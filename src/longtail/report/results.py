@@ -7,7 +7,7 @@
     histories.csv    every epoch of every training, to compare curves with
     params.yaml      the file itself
 
-DVC's cache forgets a result when any file below it changes; this folder is what keeps it. A row stays until its recipe
+A change of any file below a result makes DVC's cache of it stale; this folder keeps it. A row stays until its recipe
 changes: its part of params.yaml, without seeds and paths. Seeds add up in it. A result whose metrics come out the same
 again keeps its first origin.
 """

@@ -1,7 +1,7 @@
 """Two models' answers to the same images, and how much their difference could be chance.
 
 The interval is the percentile interval of a paired bootstrap, stratified by class: each class's images are drawn with
-replacement, as many as it has, and both models are asked about the same draw. Only c = (challenger right) - (champion
+replacement, as many as it has, and both models answer the same draw. Only c = (challenger right) - (champion
 right) in {-1, 0, 1} of an image enters, so how often each value is drawn among a class's n images is multinomial with
 n trials and the observed shares: drawing those counts is the same bootstrap, exactly, without touching an image.
 
@@ -50,7 +50,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Both models on the C classes that both know and that have images, in the order of their names.
+    """Both models on the C classes that they share and that have images, in the order of their names.
 
     Args:
         names: C.
@@ -69,14 +69,14 @@ class Pairs:
 
 
 def class_rows(champion: Answers, challenger: Answers, truth: Sequence[str]) -> dict[str, ClassRow]:
-    """Return the number of images and both accuracies of every class that a model knows, in the order of the names."""
+    """Return the number of images and both accuracies of every class of a model, in the order of the names."""
     images, accuracies = Counter(truth), (_accuracies(champion, truth), _accuracies(challenger, truth))
     names = sorted({*champion.classes, *challenger.classes})
     return {name: (images[name], accuracies[0].get(name), accuracies[1].get(name)) for name in names}
 
 
 def pair(champion: Answers, challenger: Answers, truth: Sequence[str]) -> Pairs:
-    """Pair the answers to the images of the classes that both models know."""
+    """Pair the answers to the images of the classes that they share."""
     first, second = _accuracies(champion, truth), _accuracies(challenger, truth)
     names = sorted(first.keys() & second.keys())
     index = {name: k for k, name in enumerate(names)}
@@ -116,7 +116,7 @@ def interval(values: Floats, confidence: float) -> tuple[float, float]:
 
 
 def _accuracies(answers: Answers, truth: Sequence[str]) -> dict[str, float]:
-    """Return the accuracy of each class that the model knows and that has images."""
+    """Return the accuracy of each class that the model has and that has images."""
     images = Counter(truth)
     hits = Counter(name for name, right in zip(truth, answers.right(truth), strict=True) if right)
     return {name: hits[name] / images[name] for name in answers.classes if images[name]}

@@ -43,9 +43,9 @@ class Inventory:
 
     @cached_property
     def digest(self) -> str:
-        """Identify the images by content, class and part; names and dates of files have no say.
+        """Identify the images by content, class and part; names and dates of files do not count.
 
-        What is wrong has a say too; a night that brings nothing but broken images would look like any other.
+        What is wrong counts too; a night that brings nothing but broken images would look like any other.
         """
         told = sorted({(row.sha256, row.name, row.part) for row in self.rows})
         empty = [name for name in self.classes if not self.counts[name]]

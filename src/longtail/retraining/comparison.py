@@ -1,4 +1,4 @@
-"""Two models on the same held-out images, each asked as it is served: the image's own bytes in, probabilities out."""
+"""Two models on the same held-out images, each as it is served: the image's own bytes in, probabilities out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ def compare(
 
 
 def answers_of(predictor: Predictor, ids: Sequence[str], folder: Path) -> Answers:
-    """Ask a model about own images.
+    """Let a model predict own images.
 
     Raises:
         InputError: an image cannot be read.

@@ -24,7 +24,7 @@ ClassRow = tuple[int, float | None, float | None]  # held-out images, accuracy o
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that is asked of the challenger.
+    """One condition on the challenger.
 
     Args:
         name: "overall" (balanced accuracy), "many", "medium", "few", "class cat", "calibration", "new class cat".
@@ -55,7 +55,7 @@ class Check:
 
     @property
     def sentence(self) -> str:
-        """Say what was seen and what was asked, without capital and full stop."""
+        """Say what was measured and what was required, without capital and full stop."""
         if self.difference is None:
             verb = "reaches" if self.passed else "is below"
             return f"{self.title} is {_points(self.challenger)} %, which {verb} the floor of {_points(self.bound)} %"
@@ -75,7 +75,7 @@ class Check:
         ]
 
     def numbers(self) -> dict[str, float]:
-        """Return what is known, as metrics; of a class's name, what MLflow does not take becomes an underscore."""
+        """Return the numbers as metrics; of a class's name, what MLflow does not take becomes an underscore."""
         name = re.sub(r"[^\w\- ]", "_", self.name)[:MAX_NAME]
         keys = ("champion", "challenger", "difference", "low", "high", "bound", "passed")
         values = {key: getattr(self, key) for key in keys}
@@ -100,11 +100,11 @@ class Decision:
     """Whether a challenger may replace the champion, and why.
 
     Args:
-        checks: all that was asked, the balanced accuracy first.
+        checks: all conditions, the balanced accuracy first.
         per_class: class -> held-out images and both models' accuracies; None for a model that does not know the
             class, and for a class without image.
-        new_classes: those that only the challenger knows; one without held-out image has no check.
-        vanished_classes: those that only the champion knows.
+        new_classes: those that only the challenger has; one without held-out image has no check.
+        vanished_classes: those that only the champion has.
     """
 
     checks: tuple[Check, ...]
@@ -161,7 +161,7 @@ class Decision:
         }
 
     def _most_changed(self) -> list[tuple[str, ClassRow]]:
-        """Return the largest changes first, then classes that only one model knows; equal ones by name."""
+        """Return the largest changes first, then classes that only one model has; equal ones by name."""
 
         def place(item: tuple[str, ClassRow]) -> tuple[float, str]:
             gain = _gain(item[1])

@@ -61,7 +61,7 @@ class Gate(Spec):
         resamples: of the bootstrap.
         allowances: by how much groups and named classes may fall.
         calibration: by how much the expected calibration error may rise.
-        new_classes: the smallest accuracy of each class that the champion does not know.
+        new_classes: the smallest accuracy of each class that the champion does not have.
     """
 
     minimum_gain: float = Field(ge=-1, le=1)

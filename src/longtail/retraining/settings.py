@@ -1,4 +1,4 @@
-"""What `python -m pipelines.retrain` trains every night, and what it asks of a model before that model is served."""
+"""What `python -m pipelines.retrain` trains every night, and what a model must meet before it is served."""
 
 from typing import Annotated
 

@@ -55,7 +55,7 @@ class Client:
     timeout: float = PATIENCE
 
     def predict(self, images: Sequence[bytes | Path]) -> list[Answer]:
-        """Ask about images, all in one request.
+        """Send images, all in one request.
 
         Args:
             images: encoded images of any format, size and mode (the bytes of a file), or files.

@@ -42,7 +42,7 @@ class Program(nn.Module):
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         self.network = deepcopy(predictor.network).cpu().freeze()
-        del self.network.classifier  # it would be stored, and nobody asks it
+        del self.network.classifier  # it would be stored, and nothing calls it
         classifier = predictor.classifier
         self.power, self.unit_norm = classifier.power, classifier.unit_norm
         for name in ("weight", "bias", "centre"):  # buffers move with the program to another device
@@ -56,7 +56,7 @@ class Program(nn.Module):
         return rest(features).softmax(1)
 
     def _powered(self, features: Tensor) -> Tensor:
-        """Raise features (B, D) to the power, as `tukey` does, but without its look at them, which nobody can trace."""
+        """Raise features (B, D) to the power, as `tukey` does, but without its check, which cannot be traced."""
         if self.power == 1:
             return features
         return (features + 1e-6).log() if self.power == 0 else features**self.power

@@ -1,4 +1,4 @@
-"""From encoded images to probabilities: what is logged, loaded and served. Knows neither MLflow nor the training."""
+"""From encoded images to probabilities: what is logged, loaded and served, without MLflow and without the training."""
 
 from __future__ import annotations
 

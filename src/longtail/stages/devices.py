@@ -1,4 +1,4 @@
-"""One stage as several processes, as each of them sees it: LONGTAIL_DEVICES, who is first, whom to tell."""
+"""One stage as several processes, as each of them sees it: LONGTAIL_DEVICES, rank, and the report of errors."""
 
 import os
 import signal
@@ -62,7 +62,7 @@ def report(error: InputError) -> None:
 def ends_with_launcher() -> Iterator[None]:
     """Let a launched process end with the one that launched it, and quietly where that one stops it.
 
-    torchrun gives each process a session of its own, so nobody else would end those that a killed agent leaves.
+    torchrun gives each process a session of its own, so nothing else would end those that a killed agent leaves.
     """
     if not is_launched():
         yield

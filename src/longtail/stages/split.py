@@ -27,7 +27,7 @@ def split(job: Job) -> None:
 
 
 def check_fit(params: Params, made: LongTailSplit) -> None:
-    """Refuse now what only the data can tell, rather than after hours of training.
+    """Refuse now what only the data can show, rather than after hours of training.
 
     Raises:
         InputError: the index ranges do not cover the classes, or a backbone does not take such images.

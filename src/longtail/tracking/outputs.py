@@ -1,4 +1,4 @@
-"""What the stages left on disk, as MLflow wants it. Knows no mlflow: this is the source of which runs are a copy."""
+"""What the stages left on disk, in MLflow's form, without mlflow: this is the source of which runs are a copy."""
 
 import hashlib
 import json
@@ -85,7 +85,7 @@ class Outputs:
 
 
 def all_outputs(params: Params) -> list[Outputs]:
-    """List every stage and row that params.yaml asks for, in the order in which they run."""
+    """List every stage and row of params.yaml, in the order in which they run."""
     rows = [(stage, row) for stage in ("train", "extract") for row in params.representations]
     rows += [(stage, row) for stage in ("finetune", "evaluate") for row in params.methods]
     return [Outputs(stage, row) for stage, row in [("split", ""), *rows, ("report", "")]]

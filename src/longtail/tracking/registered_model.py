@@ -90,7 +90,7 @@ class Registry(Versions):
             return self.version(line[0])
 
     def repair(self) -> str | None:
-        """Finish or forget a change that was cut off, and say what was found; None if all is well."""
+        """Finish or drop a change that was cut off, and say what was found; None if all is well."""
         with self._locked():
             return self._succession.mend()
 

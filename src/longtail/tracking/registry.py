@@ -22,7 +22,7 @@ from longtail.tracking.versions import Version
 from longtail.workspace import home
 
 COMMIT = "longtail.commit"
-DIGITS = 12  # of a digest, enough to tell it from others
+DIGITS = 12  # of a digest, enough to distinguish it
 WIDE = 200  # characters of a line that goes to a file, where nothing need be wrapped
 NAME = "longtail"  # where no params.yaml says otherwise
 

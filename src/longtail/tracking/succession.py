@@ -3,7 +3,7 @@
 A version that becomes champion carries the list of the champions before it, newest first, in a tag of its own. A change
 is noted on the registered model first; then comes that tag; then `champion` moves, in one call; then `previous`
 follows, and the note goes. So there is one champion at any time, its predecessors can be read off it, and whoever comes
-next sees from the note and the champion whether to finish a change or to forget it.
+next sees from the note and the champion whether to finish a change or to drop it.
 
 A rollback goes one step back in that list. The version that it leaves is no longer in it, so rolling back again goes
 further back and ends with the first champion.
@@ -51,7 +51,7 @@ class Change:
 def line_before(champion: Version, snapshot: Snapshot) -> list[str]:
     """Return the champions before this one that still exist, newest first.
 
-    One whose alias was moved by hand has no list; all that is known then is who has the alias `previous`.
+    One whose alias was moved by hand has no list; all that remains then is the alias `previous`.
     """
     before = champion.tags.get(PREDECESSORS, snapshot.aliases.get(PREVIOUS, NOBODY)).split()
     line = [champion.number, *(number for number in before if snapshot.numbered(number))]
@@ -76,7 +76,7 @@ class Succession:
         self._finish(change)
 
     def mend(self) -> str | None:
-        """Finish or forget a change that was cut off, and say what was found; None if all is well."""
+        """Finish or drop a change that was cut off, and say what was found; None if all is well."""
         return " ".join(filter(None, [self._settle(), self._replace(), self._follow()])) or None
 
     def _finish(self, change: Change) -> None:
@@ -121,7 +121,7 @@ class Succession:
         return f"{found} before it took effect; {serving} as before. Run it again if you still want it."
 
     def _replace(self) -> str | None:
-        """Put the predecessor in the place of a champion that somebody has deleted."""
+        """Put the predecessor in the place of a champion that was deleted by hand."""
         snapshot = self.versions.read()
         heir = snapshot.holder(PREVIOUS)
         if heir is None or snapshot.holder(CHAMPION):

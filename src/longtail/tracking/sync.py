@@ -1,4 +1,4 @@
-"""Send to MLflow what the stages wrote while it was away. What has been sent is known by the digest of the outputs."""
+"""Send to MLflow what the stages wrote while it was away. The digest of the outputs identifies what has been sent."""
 
 from __future__ import annotations
 

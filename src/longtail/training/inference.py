@@ -68,6 +68,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def confident(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Tell for logits (B, K) whether the label's probability reaches the threshold, (B,) bool."""
+    """Return whether the label's probability reaches the threshold, (B,) bool, for logits (B, K)."""
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide).softmax(1).gather(1, labels[:, None])[:, 0] >= threshold

@@ -38,7 +38,7 @@ class Batches(Protocol):
 class Step(nn.Module):
     """What a loop trains: `step(*batches, progress=, generator=)` returns the scalar to minimise.
 
-    Its state_dict is everything that it remembers, and it draws from the generator that it is given alone.
+    Its state_dict holds everything that a step leaves to later ones, and its draws come from the given generator alone.
     """
 
     def groups(self) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def _epoch(
     total, steps, rows = torch.zeros((), device=run.device), 0, 0
     whole = distributed.share_size(plan.batch_size)
     autocast = torch.autocast(run.device.type, run.precision, enabled=run.precision != torch.float32)
-    with seeded(run.seed, "layers", epoch):  # dropout and its like know only torch's global generator
+    with seeded(run.seed, "layers", epoch):  # dropout and its like draw from torch's global generator
         for batch in batches.epoch(epoch):
             moved = tuple(_to_device(part, run.device) for part in batch)
             size = len(moved[0][0])
@@ -158,7 +158,7 @@ def _epoch(
 
 
 def _check_finite(step: Step, loss: float, plan: Optimisation, run: Run, epoch: int) -> None:
-    # The weights too: the last step of an epoch may spoil them, and after the last epoch no loss would tell.
+    # The weights too: the last step of an epoch may spoil them, and after the last epoch no loss would show it.
     finite_weights = all(bool(parameter.isfinite().all()) for parameter in step.parameters())
     if not math.isfinite(loss) or not finite_weights:
         what = "weights are no longer finite numbers" if math.isfinite(loss) else f"loss became {loss}"
