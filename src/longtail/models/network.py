@@ -10,7 +10,7 @@ from longtail.models.classifier import CosineClassifier, LinearClassifier
 
 
 class Normalize(nn.Module):
-    """Standardise images in [0, 1] by the data's mean and std per channel; in the network, so that none leaves it out."""
+    """Standardise images in [0, 1] by the data's mean and std per channel; in the network: none leaves it out."""
 
     mean: Tensor
     std: Tensor
