@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 GRACE = 10.0  # seconds between the request to stop and the kill
+POLL = 0.2  # seconds between two looks at `stopping`
 
 Sink = Callable[[bytes], object]
 
@@ -47,6 +50,8 @@ def run(
     extra: Mapping[str, str],
     terminal: bool = False,
     timeout: float | None = None,
+    stopping: threading.Event | None = None,
+    grace: float = GRACE,
 ) -> Finished:
     """Run a command in root until it and all its children have ended.
 
@@ -55,6 +60,8 @@ def run(
         extra: environment variables besides the usual ones.
         terminal: let stdout go straight to ours (progress bars), so that only stderr passes through the sink.
         timeout: seconds; after them the command is stopped with all its children.
+        stopping: stops the command likewise when another thread sets it.
+        grace: seconds between the request to stop and the kill; more for a command that stops others in turn.
     """
     process = subprocess.Popen(
         command,
@@ -66,12 +73,12 @@ def run(
         start_new_session=True,
     )
     overtime = threading.Event()
-    reaper = threading.Thread(target=_reap, args=(process, timeout, overtime), daemon=True)
+    reaper = threading.Thread(target=_reap, args=(process, timeout, overtime, stopping, grace), daemon=True)
     reaper.start()
     try:
         output = _read(process, sink)
     except BaseException:  # Ctrl-C, a cancelled flow, a sink that fails
-        _stop(process)
+        _stop(process, grace)
         raise
     finally:
         reaper.join()
@@ -89,21 +96,34 @@ def _read(process: subprocess.Popen[bytes], sink: Sink) -> str:
     return b"".join(pieces).decode(errors="replace")
 
 
-def _reap(process: subprocess.Popen[bytes], timeout: float | None, overtime: threading.Event) -> None:
+def _reap(
+    process: subprocess.Popen[bytes],
+    timeout: float | None,
+    overtime: threading.Event,
+    stopping: threading.Event | None,
+    grace: float,
+) -> None:
     """Wait for the process, then kill what it left: where dvc alone is killed, its stage would live on."""
-    try:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        overtime.set()
-        _stop(process)
+    end = None if timeout is None else time.monotonic() + timeout
+    while process.poll() is None:
+        if stopping is not None and stopping.is_set():
+            _stop(process, grace)
+            break
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            overtime.set()
+            _stop(process, grace)
+            break
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(left if stopping is None else min(POLL, POLL if left is None else left))
     _signal(process, signal.SIGKILL)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], grace: float) -> None:
     """Interrupt the whole session (dvc then closes its books), and kill it if it does not end."""
     _signal(process, signal.SIGINT)
     try:
-        process.wait(GRACE)
+        process.wait(grace)
     except subprocess.TimeoutExpired:
         _signal(process, signal.SIGKILL)
         process.wait()

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipelines.failures import PipelineError, UserError
-from pipelines.processes import run
+from pipelines.processes import GRACE, run
 from pipelines.repro import stop_on_sigterm
 from pipelines.variants import Variant, read_variant
 
@@ -211,7 +211,7 @@ class Table:
             pool.shutdown(cancel_futures=True)
 
     def _one_after_another(self, runs: Sequence[Run]) -> list[Run]:
-        return [one for one in runs if not self._succeeds(one)]
+        return [one for one in runs if not self.stopping.is_set() and not self._succeeds(one)]
 
     def _succeeds(self, one: Run) -> bool:
         log = self.root / ".longtail" / "table" / f"{one.name.replace(' ', '_')}.log"
@@ -220,15 +220,15 @@ class Table:
         with log.open("ab") as file:
 
             def sink(piece: bytes) -> None:
-                if self.stopping.is_set():
-                    raise KeyboardInterrupt
                 file.write(piece)
                 file.flush()
                 for text in piece.decode(errors="replace").splitlines():
                     if where := self.estimate.note(one.variant.table.name, text):
                         self.line.show(f"{self.places[one.name]} {one.name}: {where}; {self.estimate}")
 
-            code = run(command_of(one), self.root, sink, extra={}).code
+            code = run(command_of(one), self.root, sink, extra={}, stopping=self.stopping, grace=3 * GRACE).code
+        if self.stopping.is_set():
+            return False
         self.estimate.finish(one)
         ended = "done" if code == 0 else f"failed with exit code {code}, see {log.relative_to(self.root)}"
         self.line.show(f"{self.places[one.name]} {one.name}: {ended}; {self.estimate}", now=True)

@@ -1,5 +1,7 @@
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,15 @@ def test_nothing_outlives_a_command(tmp_path: Path) -> None:
 def test_a_timeout_stops_the_command_and_its_children(tmp_path: Path) -> None:
     assert shell(tmp_path, CHILD + "wait", timeout=1).timed_out
     assert has_ended(tmp_path / "child")
+
+
+def test_another_thread_stops_a_silent_command(tmp_path: Path) -> None:
+    stopping = threading.Event()
+    threading.Timer(0.5, stopping.set).start()
+    began = time.monotonic()
+    finished = run(["sh", "-c", "echo $$ >pid; exec sleep 60"], tmp_path, len, extra={}, stopping=stopping)
+    assert finished.code != 0 and not finished.timed_out and time.monotonic() - began < 30
+    assert has_ended(tmp_path / "pid")
 
 
 def test_an_interrupt_stops_the_command_and_its_children(tmp_path: Path) -> None:
