@@ -1,7 +1,6 @@
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -46,9 +45,8 @@ def test_a_timeout_stops_the_command_and_its_children(tmp_path: Path) -> None:
 def test_another_thread_stops_a_silent_command(tmp_path: Path) -> None:
     stopping = threading.Event()
     threading.Timer(0.5, stopping.set).start()
-    began = time.monotonic()
     finished = run(["sh", "-c", "echo $$ >pid; exec sleep 60"], tmp_path, len, extra={}, stopping=stopping)
-    assert finished.code != 0 and not finished.timed_out and time.monotonic() - began < 30
+    assert finished.code != 0 and not finished.timed_out  # sleep would have ended with 0
     assert has_ended(tmp_path / "pid")
 
 
