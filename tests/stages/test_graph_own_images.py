@@ -40,6 +40,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     params = yaml.safe_load((ROOT / "benchmarks" / "own_images.yaml").read_text())
     shrink(params)
     params["data"]["image_size"] = 16
+    params["plan"] |= {"epochs": 12, "batch_size": 8}  # enough steps for BatchNorm's statistics, on any processor
     params["methods"]["glag"]["balancer"]["head_classes"]["above"] = 30
     clone.write_params(params)
     clone.commit()

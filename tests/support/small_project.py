@@ -33,7 +33,8 @@ stage=$1; shift
 case $stage in split) out=data.txt ;; report) out=reports/leaderboard.md ;; *) out=models/${stage#train@} ;; esac
 echo "working on $stage"
 if test -f trouble/$stage; then . trouble/$stage; fi
-mkdir -p "$(dirname $out)" reports/plots
+mkdir -p "$(dirname $out)"
+if test $stage = report; then mkdir -p reports/plots; fi
 cat "$@" >$out
 """
 # This project's own package: its check takes no time, as it need not import torch. Without it, longtail's is used.
