@@ -63,7 +63,7 @@ def test_a_methods_row_touches_that_method_alone(clone: Clone) -> None:
         ("src/longtail/losses/cross_entropy.py", set()),  # no row here uses it
         ("src/longtail/balancers/glag.py", {"finetune@glag"}),
         ("src/longtail/tracking/__init__.py", set()),
-        ("src/longtail/training/objective.py", {"train@gradual", "finetune@graloss", "finetune@glag"}),  # a room of theirs
+        ("src/longtail/training/objective.py", {"train@gradual", "finetune@graloss", "finetune@glag"}),  # their room
     ],
 )
 def test_editing_a_file_touches_the_rows_that_use_it(clone: Clone, file: str, stages: set[str]) -> None:
